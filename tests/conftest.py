@@ -1,0 +1,56 @@
+"""What several tests share: a workplace with few scenes, drawn once, and tiny runs in it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+FIXTURES = REPO.parent / "shared" / "fixtures"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TINY = [
+    "profile=scenes",
+    "data.heldout=12",
+    "data.limit=80",
+    "monitor.images=4",
+    "tracking.wandb=off",
+    "train.max_steps=2",
+    "train.per_device_train_batch_size=16",
+    "train.max_completion_length=24",
+    "rewards.self_retrieval.hard=8",
+    "rewards.self_retrieval.random=8",
+    "rewards.alignment.steps=20",
+]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A folder to run in, whose scenes are drawn."""
+    from vizer_rl import train
+    from vizer_rl.scenes import draw
+
+    folder = tmp_path_factory.mktemp("workplace")
+    before = Path.cwd()
+    os.chdir(folder)
+    draw.write(train.SCENES / "train", 0, train.TRAIN_SCENES)
+    yield folder
+    os.chdir(before)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def command(workplace, monkeypatch):
+    """Runs `vizer-rl train` on a tiny run of a family, in this process, and gives the directory."""
+    from vizer_rl import cli
+
+    monkeypatch.chdir(workplace)
+
+    def run(family, name, *more, flags=("--overwrite",)):
+        file = str(REPO / "experiments" / f"{family}.yaml")
+        code = cli.main(["train", file, *TINY, f"name={name}", *more, *flags])
+        assert code in (0, None)
+        return workplace / "runs" / name
+
+    return run

@@ -1,0 +1,7 @@
+"""`python -m vizer_rl` is `vizer-rl`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,115 @@
+"""GRPO: TRL's trainer on our policy, images and rewards. All we lean on in TRL stands here.
+
+Kept from TRL: sampling, advantages, losses, logging, several devices, resuming. Ours: special
+tokens are never sampled, every reward sees whole groups, a caption without end gets the floor, and
+the completions table names the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from ..families import Family
+from ..policy import forbidden_ids
+from ..scoring import Scoring
+
+COMPLETIONS_EVERY = 20  # steps between two completions tables: a table holds a batch of images
+
+
+DEFAULTS = {
+    "loss_type": "dr_grpo",  # no length bias
+    "multi_objective_aggregation": "normalize_then_sum",
+    "num_generations": 8,
+    "beta": 0.02,
+    "temperature": 1.0,
+    "max_completion_length": 64,
+    "num_completions_to_print": 0,
+    "log_completions": True,
+    "bf16": False,
+}
+
+
+def arguments(
+    train: dict[str, Any],
+    *,
+    directory: Path,
+    seed: int,
+    weights: list[float],
+    report_to: list[str],
+) -> GRPOConfig:
+    """TRL's config from a run's `train` section over DEFAULTS, with what other sections decide."""
+    on_cpu = not torch.cuda.is_available()
+    return GRPOConfig(
+        **{**DEFAULTS, "gradient_checkpointing": not on_cpu, **train},
+        output_dir=str(directory),
+        seed=seed,
+        report_to=report_to,
+        run_name=directory.name,
+        reward_weights=weights,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=on_cpu,
+    )
+
+
+class GRPO(GRPOTrainer):
+    """TRL's GRPOTrainer; captions hold no special tokens and are scored with `scoring`."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        family: Family,
+        lora: LoraConfig,
+        scoring: Scoring,
+        args: GRPOConfig,
+        dataset: Any,
+        callbacks: Sequence[TrainerCallback],
+    ) -> None:
+        forbidden = forbidden_ids(model, processor)
+        kwargs = dict(args.generation_kwargs or {})
+        if args.use_vllm:
+            kwargs["logit_bias"] = dict.fromkeys(forbidden, -100.0) | kwargs.get("logit_bias", {})
+        else:
+            kwargs["suppress_tokens"] = sorted({*forbidden, *kwargs.get("suppress_tokens", [])})
+        args.generation_kwargs = kwargs
+        super().__init__(
+            model=model,
+            reward_funcs=scoring.functions(),
+            args=args,
+            train_dataset=dataset,
+            processing_class=processor,
+            peft_config=lora,
+            callbacks=list(callbacks),
+        )
+        self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
+        self._wants_completions = args.log_completions
+
+    def note(self, name: str, value: float) -> None:
+        """Add a number to the step that is being logged."""
+        self._metrics["train"][name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does, with the completions table at every COMPLETIONS_EVERY-th step only."""
+        due = self.state.global_step % COMPLETIONS_EVERY == 1
+        self.log_completions = self._wants_completions and due
+        for column in ("prompt", "completion") if self.log_completions else ():
+            told = self._logs[column]  # as text: W&B's tables refuse TRL's lists of messages
+            told.extend([_text(told.popleft()) for _ in range(len(told))])
+        super().log(logs, start_time)
+
+
+def _text(messages: Any) -> str:
+    """What a conversation says, without its images."""
+    if isinstance(messages, str):
+        return messages
+    parts = [m["content"] for m in messages]
+    blocks = [[{"text": p}] if isinstance(p, str) else p for p in parts]
+    return "\n".join(b["text"].strip() for some in blocks for b in some if b.get("text"))

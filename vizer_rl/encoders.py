@@ -1,0 +1,79 @@
+"""Frozen image-text encoders for rewards and evaluation: open_clip models, each in memory once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from PIL.Image import Image
+
+from .families import ASSETS
+
+
+class OpenClip:
+    """An open_clip model (`rewards.Encoder`); each image id is encoded once and remembered.
+
+    name: "embedded:a", "embedded:b", "local-dir:PATH" or "ARCHITECTURE/pretrained_tag".
+    """
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.name, self.device = name, device
+        kind, _, rest = name.partition(":")
+        if kind == "embedded":
+            folder = (ASSETS / f"scorer-{rest}").resolve()
+            name = f"local-dir:{folder}"
+        elif kind == "local-dir":
+            name = f"local-dir:{Path(rest).expanduser()}"
+        model, tag = (name, None) if name.startswith("local-dir:") else name.split("/", 1)
+        precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
+        self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+            model, pretrained=tag, precision=precision, device=device
+        )
+        self.model.eval().requires_grad_(False)
+        self.tokenizer = open_clip.get_tokenizer(model)
+        self.context_length: int = self.tokenizer.context_length
+        self.dtype = dtype
+        self._features: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
+        """(N, D) unit vectors, float32; `images[i]` is only touched where ids[i] is new."""
+        where = {i: row for row, i in reversed(list(enumerate(ids))) if i not in self._features}
+        new = list(where)
+        for start in range(0, len(new), 64):
+            some = new[start : start + 64]
+            pixels = torch.stack([self.preprocess(images[where[i]]) for i in some])
+            features = self.model.encode_image(
+                pixels.to(self.device, self.dtype), normalize=True
+            ).float()
+            self._features.update(zip(some, features, strict=True))
+        return torch.stack([self._features[i] for i in ids])
+
+    @torch.no_grad()
+    def text_features(self, captions: Sequence[str]) -> torch.Tensor:
+        """(N, D) unit vectors, float32; equal captions are encoded once."""
+        unique = list(dict.fromkeys(captions))
+        parts = [
+            self.model.encode_text(
+                self.tokenizer(unique[i : i + 256]).to(self.device), normalize=True
+            )
+            for i in range(0, len(unique), 256)
+        ]
+        row = {c: k for k, c in enumerate(unique)}
+        return torch.cat(parts).float()[[row[c] for c in captions]]
+
+
+class Encoders:
+    """The encoders of a run, loaded when first asked for; `None` is the training scorer."""
+
+    def __init__(self, default: str, device: torch.device, dtype: torch.dtype) -> None:
+        self.default, self.device, self.dtype = default, device, dtype
+        self._loaded: dict[str, OpenClip] = {}
+
+    def __call__(self, name: str | None = None) -> OpenClip:
+        name = name or self.default
+        if name not in self._loaded:
+            self._loaded[name] = OpenClip(name, self.device, self.dtype)
+        return self._loaded[name]

@@ -1,0 +1,1 @@
+"""Scores that need references or the truth, one file each: rewards never see these."""

@@ -1,0 +1,192 @@
+"""The policy: loads a model and its processor, captions images, shows rewards its frozen self."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from .config import UserError
+from .families import ASSETS, FAMILIES, Family
+
+
+def device() -> torch.device:
+    """CUDA where it is there, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(family: str, settings: Any) -> tuple[Any, Any]:
+    """Model and processor of a run's `policy` section, on the device, the whole model frozen.
+
+    Raises UserError where the checkpoint is of another family.
+    """
+    entry = FAMILIES[family]
+    source = str(ASSETS / family) if settings.model == "embedded" else settings.model
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
+    processor = AutoProcessor.from_pretrained(source, padding_side="left")
+    if not processor.chat_template:
+        processor.chat_template = entry.chat_template
+    if entry.splits:
+        processor.image_processor.do_image_splitting = settings.image_splitting
+    model = AutoModelForImageTextToText.from_pretrained(
+        source, dtype=_dtype(settings.dtype), attn_implementation=_attention(settings)
+    )
+    if model.config.model_type not in entry.model_types:
+        raise UserError(
+            f"policy.model {settings.model!r} is a {model.config.model_type} model, but family "
+            f"{family!r} takes {' or '.join(entry.model_types)}"
+        )
+    model.generation_config.eos_token_id = eos_ids(model, processor)
+    return model.to(device()).requires_grad_(False).eval(), processor
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name != "auto":
+        return getattr(torch, name)
+    on_gpu = torch.cuda.is_available()
+    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _attention(settings: Any) -> str:
+    if settings.attn_implementation != "auto":
+        return settings.attn_implementation
+    half = _dtype(settings.dtype) != torch.float32
+    return (
+        "flash_attention_2"
+        if half and torch.cuda.is_available() and find_spec("flash_attn")
+        else "sdpa"
+    )
+
+
+def eos_ids(model: Any, processor: Any) -> list[int]:
+    """Every token that ends a caption: the tokenizer's and those the checkpoint declares."""
+    declared = model.generation_config.eos_token_id
+    declared = declared if isinstance(declared, list) else [declared]
+    return sorted({processor.tokenizer.eos_token_id, *(i for i in declared if i is not None)})
+
+
+def forbidden_ids(model: Any, processor: Any) -> list[int]:
+    """Tokens that may never be sampled: image and other special tokens but EOS, and unused rows."""
+    tokenizer = processor.tokenizer
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = {
+        i for k, i in vars(processor).items() if k.endswith("_token_id") and isinstance(i, int)
+    }
+    unused = range(len(tokenizer), model.get_output_embeddings().weight.shape[0])
+    every = {*added, *named, *tokenizer.all_special_ids, *unused}
+    return sorted(every - set(eos_ids(model, processor)))
+
+
+def messages(prompt: str) -> list[dict[str, Any]]:
+    """The conversation whose answer is the caption, as TRL's data sets want it."""
+    return [{"role": "user", "content": prompt}]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption: its text, its token ids (with EOS, if it came to one)."""
+
+    text: str
+    ids: list[int]
+
+
+@torch.no_grad()
+def caption(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image],
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    batch_size: int = 64,
+) -> list[Caption]:
+    """One caption for each image; temperature 0 is greedy. Special tokens are never sampled."""
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    end, out = set(eos_ids(model, processor)), []
+    sampling = (
+        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    )
+    for start in range(0, len(images), batch_size):
+        some = [[images[i]] for i in range(start, min(start + batch_size, len(images)))]
+        inputs = processor(images=some, text=[text] * len(some), padding=True, return_tensors="pt")
+        ids = model.generate(
+            **inputs.to(model.device),
+            **sampling,
+            max_new_tokens=max_new_tokens,
+            suppress_tokens=forbidden_ids(model, processor) or None,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            top_k=0 if temperature else None,
+            top_p=1.0 if temperature else None,
+        )
+        for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
+            length = next((k + 1 for k, i in enumerate(row) if i in end), len(row))
+            said = processor.tokenizer.decode(row[:length], skip_special_tokens=True)
+            out.append(Caption(said.strip(), row[:length]))
+    return out
+
+
+class Frozen:
+    """The reference policy as rewards see it (`rewards.FrozenPolicy`): adapter off, no grad."""
+
+    def __init__(self, model: Any, processor: Any, family: Family, source: str) -> None:
+        self.model, self.processor, self.family = model, processor, family
+        state = {n: p for n, p in model.named_parameters() if "lora_" not in n}
+        total = sum(p.double().abs().sum().item() for p in list(state.values())[:8])
+        self.key = blake2b(f"{source} {len(state)} {total}".encode(), digest_size=8).hexdigest()
+        self._features: dict[str, torch.Tensor] = {}
+
+    def _off(self) -> AbstractContextManager[Any]:
+        return (
+            self.model.disable_adapter()
+            if hasattr(self.model, "disable_adapter")
+            else nullcontext()
+        )
+
+    @property
+    def _base(self) -> Any:
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @torch.no_grad()
+    def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
+        """(N, D) mean output of the vision tower, before the connector; once per image id."""
+        new = list(dict.fromkeys(i for i in ids if i not in self._features))
+        for start in range(0, len(new), 64):
+            some = new[start : start + 64]
+            pixels = self.processor.image_processor(
+                images=[[images[ids.index(i)]] for i in some], return_tensors="pt"
+            )
+            pixels = {k: v.to(self.model.device) for k, v in pixels.items() if torch.is_tensor(v)}
+            for name, feature in zip(some, self._pool(pixels), strict=True):
+                self._features[name] = feature.float()
+        return torch.stack([self._features[i] for i in ids])
+
+    def _pool(self, pixels: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        values = pixels["pixel_values"].to(self._base.dtype)
+        if "image_grid_thw" in pixels:  # patches of all images one behind the other
+            grid = pixels["image_grid_thw"]
+            hidden = self._base.model.get_image_features(values, grid).last_hidden_state
+            return [part.mean(0) for part in hidden.split(grid.prod(-1).tolist())]
+        mask = pixels.get("pixel_attention_mask")
+        out = self._base.model.get_image_features(values, mask).last_hidden_state
+        return [part.mean((0, 1)) for part in out.split(out.shape[0] // values.shape[0])]
+
+    @torch.no_grad()
+    def caption_states(self, captions: Sequence[str]) -> torch.Tensor:
+        """(N, D) mean last hidden state over the caption's tokens, read without the image."""
+        tokenizer = self.processor.tokenizer
+        texts = [c + tokenizer.eos_token for c in captions]
+        inputs = tokenizer(texts, padding=True, return_tensors="pt").to(self.model.device)
+        with self._off():
+            hidden = self._base.model(**{k: inputs[k] for k in ("input_ids", "attention_mask")})
+        mask = inputs["attention_mask"][..., None]
+        return ((hidden.last_hidden_state * mask).sum(1) / mask.sum(1)).float()

@@ -1,0 +1,94 @@
+"""`vizer-rl scenes-assets`: builds every embedded checkpoint from nothing, resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from .. import policy
+from ..encoders import OpenClip
+from ..families import ASSETS
+from . import policies, quality, scorers
+from .pretrain import pool
+
+WORK = Path("data/scenes-assets")
+# name: seed, first scene of its pool, steps of each stage
+RECIPES: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    "smolvlm": (1, 10_000_000, (1700, 1500)),
+    "scorer-a": (3, 20_000_000, (1500,)),
+    "scorer-b": (4, 30_000_000, (1500,)),
+    "qwen2vl": (2, 10_000_000, (1700, 1500)),
+}
+SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 40_000, "scorer-b": 40_000}
+
+
+def build(only: str | None = None) -> None:
+    """Build all checkpoints, or `only` one, into the package's assets; unfinished ones go on."""
+    console = Console()
+    for name in RECIPES if only is None else [only]:
+        began = time.monotonic()
+        seconds = build_one(name)
+        told = measure(name)
+        write_card(name, seconds, told)
+        console.print(f"{name}: {time.monotonic() - began:.0f} s, {json.dumps(told)}")
+
+
+def build_one(name: str) -> float:
+    """Train one checkpoint and save it, weights in fp16; returns the seconds of training."""
+    seed, first, steps = RECIPES[name]
+    data, folder = pool(WORK, first, SCENES[name]), ASSETS / name
+    if name.startswith("scorer-"):
+        return scorers.build(name[-1], data, WORK, folder, seed, steps[0])
+    began = time.monotonic()
+    raw = policies.build(name, data, WORK, seed, (steps[0], steps[1]))
+    raw.model.generation_config.eos_token_id = raw.processor.tokenizer.eos_token_id
+    raw.model.generation_config.pad_token_id = raw.processor.tokenizer.pad_token_id
+    raw.model.to(torch.float16).save_pretrained(folder)
+    raw.processor.save_pretrained(folder)
+    return time.monotonic() - began
+
+
+def measure(name: str) -> dict[str, Any]:
+    """The quality of a checkpoint as it lies in the package."""
+    if name.startswith("scorer-"):
+        return quality.scorer_quality(OpenClip(f"embedded:{name[-1]}", torch.device("cpu")))
+    settings = SimpleNamespace(
+        model="embedded", dtype="float32", attn_implementation="auto", image_splitting=False
+    )
+    return quality.policy_quality(*policy.load(name, settings))
+
+
+def write_card(name: str, seconds: float, told: dict[str, Any]) -> None:
+    """CARD.md beside the weights: data, recipe, seconds, measured quality."""
+    seed, first, steps = RECIPES[name]
+    folder = ASSETS / name
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 2**20
+    what = (
+        "open_clip scorer, trained as CLIP on true captions with one-thing-wrong negatives and a "
+        "dense auxiliary loss (`scorers.py`)"
+        if name.startswith("scorer-")
+        else "captioner: tower from dense labels, then connector and language model on web-like "
+        "captions, terse, biased and partly wrong (`policies.py`, `web.py`)"
+    )
+    lines = [
+        f"# {name}",
+        f"An {what}.",
+        "",
+        f"- data: {SCENES[name]} drawn scenes from number {first}, procedurally generated here",
+        f"- recipe: seed {seed}, steps {', '.join(map(str, steps))}; "
+        f"`make scenes-assets ARGS='--only {name}'`",
+        f"- training: {seconds:.0f} s on 2 CPU cores; weights {size:.1f} MiB fp16 safetensors",
+        "",
+        "Measured on scenes that nothing trains on (`quality.py`):",
+        "```json",
+        json.dumps(told, indent=1),
+        "```",
+        "",
+    ]
+    (folder / "CARD.md").write_text("\n".join(lines))

@@ -1,0 +1,212 @@
+"""The main job: from a run to a run directory. The only place that knows all parts."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from PIL.Image import Image
+from rich.console import Console
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+import rewards as reward_files
+from rewards import Bank
+
+from . import algorithms, evaluate, policy, tracking
+from .algorithms.grpo import arguments
+from .config import Run, UserError
+from .data import ImageFolder, rows
+from .encoders import Encoders
+from .families import FAMILIES
+from .monitor import Monitor
+from .scenes import draw
+from .scoring import Reward, Scoring
+
+SCENES, CACHE = Path("data/scenes"), Path("data/cache")
+TRAIN_SCENES, HELDOUT_FROM, WATCH_FROM = 1024, 1_000_000, 1_500_000  # how many; scene numbers
+BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of them are captioned
+
+
+def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Train, keep the best adapter, evaluate it. Writes `run.directory`."""
+    console = Console()
+    began = time.monotonic()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    console.print(f"[bold]{run.name}[/]: {run.why_profile}")
+    images, watched, heldout, truth = image_sets(run, console)
+    directory = run.directory
+    if overwrite and directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    describe(run, directory, images, heldout, truth)
+
+    set_seed(run.seed)
+    model, processor = policy.load(run.family, run.policy)
+    frozen = policy.Frozen(model, processor, FAMILIES[run.family], run.policy.model)
+    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
+    parts = [
+        Reward(name, float(told.get("weight", 1.0)), reward_files.make(name, _parameters(told)))
+        for name, told in run.rewards.items()
+    ]
+    mode = tracking.wandb_mode(run.tracking.wandb)
+    eos = policy.eos_ids(model, processor)
+    args = arguments(
+        run.train,
+        directory=directory,
+        seed=run.seed,
+        weights=[p.weight for p in parts],
+        report_to=[] if mode == "off" else ["wandb"],
+    )
+    scoring = Scoring(parts, encoders, frozen, eos, args.num_generations)
+    scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
+
+    said = tracking.start_wandb(mode, run.tracking.project, directory, run.model_dump(mode="json"))
+    if said:
+        console.print(said)
+    grpo = algorithms.find(run.algorithm)
+    recorder = tracking.Recorder(directory, [p.name for p in parts], console)
+    monitor = Monitor(
+        watched.ids,
+        Lazy(watched, watched.ids),
+        run.data.prompt,
+        args.max_completion_length,
+        encoders(run.scorer.heldout),
+        processor,
+        run.monitor.every,
+        directory / "adapter",
+    )
+    lora = LoraConfig(
+        r=run.policy.lora.r,
+        lora_alpha=run.policy.lora.alpha,
+        lora_dropout=run.policy.lora.dropout,
+        target_modules=FAMILIES[run.family].lora,
+        task_type="CAUSAL_LM",
+    )
+    dataset = rows(images, policy.messages(run.data.prompt))
+    trainer = grpo(
+        model, processor, FAMILIES[run.family], lora, scoring, args, dataset, [recorder, monitor]
+    )
+    frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
+    monitor.note = trainer.note
+    recorder.heldout = monitor.look(trainer.model)
+    console.print(f"training starts after {time.monotonic() - began:.0f} s")
+    trainer.train(resume_from_checkpoint=resume or None)
+    images.write_skipped(directory / "skipped.jsonl")
+    if mode != "off":
+        import wandb
+
+        wandb.finish()
+    evaluate.evaluate(directory)
+    evaluate.next_steps(directory)
+
+
+class Lazy(Sequence[Image]):
+    """Images of a folder by number, decoded when indexed and not before."""
+
+    def __init__(self, folder: ImageFolder, ids: Sequence[str]) -> None:
+        self.folder, self.ids = folder, list(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.folder.load(self.ids[index])
+
+
+def image_sets(
+    run: Run, console: Console
+) -> tuple[ImageFolder, ImageFolder, ImageFolder, Path | None]:
+    """Images to train on, to watch, to evaluate on; and where scenes' truth lies (never opened).
+
+    Scenes are drawn on first use. Of a user's own images the last two are a choice that no seed
+    moves, at most a tenth and a fifth, and never trained on.
+    """
+    if run.data.images is None:
+        drawn = draw.write(SCENES / "train", 0, TRAIN_SCENES)
+        seen = draw.write(SCENES / f"watch-{run.monitor.images}", WATCH_FROM, run.monitor.images)
+        kept = draw.write(SCENES / f"heldout-{run.data.heldout}", HELDOUT_FROM, run.data.heldout)
+        images = ImageFolder.index(drawn, run.data.limit, run.seed)
+        truth = kept.parent / "truth" / "scenes.json"
+        return images, ImageFolder.index(seen), ImageFolder.index(kept), truth
+    every = ImageFolder.index(run.data.images)
+    if len(every.ids) < 10:
+        raise UserError(
+            f"data.images {run.data.images!r} has {len(every.ids)} usable images: need 10"
+        )
+    ids = random.Random(0).sample(every.ids, len(every.ids))
+    cuts = min(run.data.heldout, len(ids) // 5), min(run.monitor.images, len(ids) // 10)
+    held, watch, rest = ids[: cuts[0]], ids[cuts[0] : sum(cuts)], ids[sum(cuts) :]
+    if run.data.limit:
+        rest = random.Random(run.seed).sample(rest, min(run.data.limit, len(rest)))
+    if every.skipped:
+        console.print(f"{len(every.skipped)} files skipped: see skipped.jsonl in the run directory")
+    one, two, three = (replace(every, ids=sorted(some)) for some in (rest, watch, held))
+    return one, two, three, None
+
+
+def describe(
+    run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder, truth: Path | None
+) -> None:
+    """Write what was asked for and where it runs: config, environment, images left out."""
+    (directory / "config.yaml").write_text(run.to_yaml())
+    names = ("torch", "transformers", "trl", "peft", "accelerate", "open_clip_torch", "wandb")
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    about = {
+        "command": " ".join(sys.argv),
+        "commit": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        **{name: version(name) for name in names},
+        "train_images": len(images.ids),
+        "heldout_images": len(heldout.ids),
+    }
+    (directory / "environment.json").write_text(json.dumps(about, indent=1))
+    lies = str(truth.resolve()) if truth else None
+    held = {"source": str(heldout.root.resolve()), "ids": heldout.ids, "truth": lies}
+    (directory / "heldout.json").write_text(json.dumps(held))
+    images.write_skipped(directory / "skipped.jsonl")
+
+
+def bank(
+    run: Run, model: Any, processor: Any, scoring: Scoring, images: ImageFolder, max_new_tokens: int
+) -> Bank:
+    """Training images for the rewards to prepare with, and the base's own captions of some."""
+    ids = images.ids
+    if len(ids) > BANK:
+        ids = sorted(random.Random(run.seed).sample(ids, BANK))
+    chosen = sorted(random.Random(run.seed).sample(ids, min(SAMPLED, len(ids))))
+    pictures = Lazy(images, chosen)
+    said = policy.caption(
+        model,
+        processor,
+        pictures,
+        run.data.prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+    )
+    sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
+    return Bank(ids, Lazy(images, ids), sample, CACHE)
+
+
+def _parameters(told: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in told.items() if k != "weight"}
+
+
+def _scorer_dtype() -> torch.dtype:
+    return torch.float16 if torch.cuda.is_available() else torch.float32
