@@ -7,7 +7,7 @@
 #: PROFILE=  auto, scenes or full                 (profile; auto is full where there is CUDA)
 #: NAME=     the run is runs/NAME                 (name; unset: the run file's, made anew each time)
 #: SEED=     a whole number                       (seed)
-#: ARGS=     any other settings: ARGS="train.max_steps=20 policy.lora_r=8"
+#: ARGS=     any other settings: ARGS="train.max_steps=20 policy.lora.r=8"
 #: FLAGS=    flags of vizer-rl: FLAGS=--resume
 #: PYTHON=   which Python makes .venv             (3.11, 3.12 or 3.13; used the first time)
 

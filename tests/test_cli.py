@@ -12,7 +12,7 @@ import rewards
 import vizer_rl.data
 import vizer_rl.evaluate
 import vizer_rl.train
-from vizer_rl import cli, doctor
+from vizer_rl import checks, cli, doctor
 from vizer_rl.config import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -21,8 +21,12 @@ SMOLVLM = str(ROOT / "experiments/smolvlm.yaml")
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
+def _folder(tmp_path, tmp_path_factory, monkeypatch):
+    """An empty working directory, and a checkout whose checkpoints are built."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks, "ASSETS", assets := tmp_path_factory.mktemp("assets"))
+    for name in cli.ASSETS:
+        (assets / name).mkdir()
 
 
 @pytest.fixture

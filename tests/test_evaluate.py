@@ -1,20 +1,24 @@
 """Before and after: the statistics against known values, the files and the print-out of a run."""
 
+import io
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
 
 from vizer_rl import encoders, evaluate, policy
-from vizer_rl.config import Policy, Run, Scorer, UserError
+from vizer_rl.config import Run, UserError
 from vizer_rl.evaluate import caption, next_steps
 from vizer_rl.metrics import scene_facts
 from vizer_rl.metrics.before_after import Pair, summary
 from vizer_rl.metrics.bootstrap import estimates
 from vizer_rl.scenes import draw
+from vizer_rl.settings import Policy, Scorer
 
 FACTS = ["fact_f1", "fact_precision", "fact_recall", "hallucination_rate"]
 ALWAYS = ["mean_length", "heldout_score"]
@@ -196,6 +200,24 @@ def test_print_out_tells_the_numbers_in_80_columns(run, capsys):
     assert shown == run.ids[1:5]  # the first four whose caption changed: not image 0
     assert f"Run directory: {run.directory}" in said
     lines = [line for line in said.splitlines() if not line.startswith("Run directory")]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(0.4771, 9.44), (-0.1234, -12.34), (-1.0, -102.4), (math.nan, 0.0)]
+)
+def test_every_metric_is_one_line_of_80_columns_however_wide_its_numbers(share, words):
+    known = dict.fromkeys(FACTS + ALWAYS, dict.fromkeys(("value", "low", "high"), share))
+    known["mean_length"] = dict.fromkeys(("value", "low", "high"), words)
+    result = dict.fromkeys(evaluate.SIDES, known)
+    console = Console(width=80, file=io.StringIO(), markup=False, highlight=False)
+    evaluate._show(console, {"n_images": 8, **result}, [])
+    lines = console.file.getvalue().splitlines()
+    rows = [line for line in lines if line.count("]") == 3]
+    assert [row[:14].strip() for row in rows] == list(evaluate.LABELS.values())
+    assert (
+        len(lines) == len(rows) + 6
+    )  # the title and the closing words, the table's two head lines
     assert max(map(len, lines)) <= 80
 
 

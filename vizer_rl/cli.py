@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -105,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(asked: argparse.Namespace) -> None:
+    # TRL uses names that transformers deprecates: not for our users to mend.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("WANDB_SILENT", "true")  # we say ourselves where the curves are
     import torch
 
     from .config import load

@@ -49,7 +49,7 @@ class ImageFolder:
         """Index a folder, glob pattern or file, or `limit` random images of it; else ImageError."""
         if limit is not None and limit < 1:
             raise ImageError(f"limit must be at least 1, got {limit}.")
-        root, files = _find(source)
+        root, files = find_files(source)
         check = partial(_problem, whole=len(files) <= DECODE_AT_INDEX)
         with warnings.catch_warnings(), ThreadPool() as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -191,7 +191,7 @@ def _problem(path: Path, whole: bool) -> str | None:
     return None
 
 
-def _find(source: str | Path) -> tuple[Path, list[Path]]:
+def find_files(source: str | Path) -> tuple[Path, list[Path]]:
     """The root of a source and its image files (by suffix, unless it is a single file), sorted."""
     path = Path(source).expanduser()
     if path.is_dir():

@@ -229,7 +229,9 @@ def _show(console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[st
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    # Gaps of 2, for the widest row is 14 + 3 x 20 characters: "-.123 [-.145, -.101]".
+    gap = (0, 1, 0, 0)
+    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=gap)
 
 
 def _interval(of: Estimate, metric: str, side: str) -> str:

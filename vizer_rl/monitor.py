@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ class Monitor(TrainerCallback):
         self.best = float("-inf")
         self.last = float("nan")
 
+    def recall(self) -> None:
+        """Go on from the best adapter of the run that is resumed."""
+        self.best = json.loads((self.adapter / "heldout.json").read_text())["score"]
+
     def look(self, model: Any) -> float:
         """Score the model as it is now, and keep its adapter if none was better."""
         training = model.training
@@ -56,6 +61,7 @@ class Monitor(TrainerCallback):
         if self.last > self.best:
             self.best = self.last
             model.save_pretrained(str(self.adapter))
+            (self.adapter / "heldout.json").write_text(json.dumps({"score": self.best}))
         return self.last
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:

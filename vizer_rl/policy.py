@@ -15,7 +15,7 @@ from PIL.Image import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .config import UserError
-from .families import ASSETS, FAMILIES, Family
+from .families import ASSETS, FAMILIES
 
 
 def device() -> torch.device:
@@ -138,8 +138,8 @@ def caption(
 class Frozen:
     """The reference policy as rewards see it (`rewards.FrozenPolicy`): adapter off, no grad."""
 
-    def __init__(self, model: Any, processor: Any, family: Family, source: str) -> None:
-        self.model, self.processor, self.family = model, processor, family
+    def __init__(self, model: Any, processor: Any, source: str) -> None:
+        self.model, self.processor = model, processor
         state = {n: p for n, p in model.named_parameters() if "lora_" not in n}
         total = sum(p.double().abs().sum().item() for p in list(state.values())[:8])
         self.key = blake2b(f"{source} {len(state)} {total}".encode(), digest_size=8).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -12,8 +13,10 @@ from PIL.Image import Image
 
 from rewards import Bank, CaptionBatch, Encoder, FrozenPolicy, Scores
 
+from .config import UserError
 
-class RewardError(RuntimeError):
+
+class RewardError(UserError):
     """A reward broke its contract: which, how, and on which caption."""
 
 
@@ -51,7 +54,10 @@ class Scoring:
         """Let every reward that wants to prepare itself do so, before training."""
         for reward in self.rewards:
             if hasattr(reward.score, "prepare"):
-                reward.score.prepare(bank)
+                try:
+                    reward.score.prepare(bank)
+                except Exception as error:
+                    raise RewardError(f"reward {reward.name!r}: {_what(error)}") from error
 
     def batch(
         self,
@@ -102,7 +108,7 @@ class Scoring:
         except Exception as error:
             raise RewardError(
                 f"reward {reward.name!r} failed on a batch that begins with image "
-                f"{batch.image_ids[0]!r}, caption {batch.captions[0]!r}: {error}"
+                f"{batch.image_ids[0]!r}, caption {batch.captions[0]!r}: {_what(error)}"
             ) from error
         if len(scores) != len(batch.captions):
             raise RewardError(
@@ -122,3 +128,9 @@ class Scoring:
             (None if value is None else float(value)) if end else reward.floor
             for value, end in zip(scores, ended, strict=True)
         ]
+
+
+def _what(error: Exception) -> str:
+    """The error and where it was raised: a reward's author needs the line."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})"

@@ -70,6 +70,14 @@ def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]
     return said
 
 
+def finish_wandb(mode: str) -> None:
+    """Close the W&B run, if there is one."""
+    if mode != "off":
+        import wandb
+
+        wandb.finish()
+
+
 class Recorder(TrainerCallback):
     """Appends one object per logged step to metrics.jsonl and moves the progress bar."""
 

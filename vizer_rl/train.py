@@ -41,44 +41,18 @@ BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of t
 
 
 def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Train, keep the best adapter, evaluate it. Writes `run.directory`."""
-    console = Console()
-    began = time.monotonic()
+    """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded."""
+    console, began, directory = Console(), time.monotonic(), run.directory
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     images, watched, heldout, truth = image_sets(run, console)
-    directory = run.directory
-    if overwrite and directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    describe(run, directory, images, heldout, truth)
-
+    mode = tracking.wandb_mode(run.tracking.wandb)
+    args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
     model, processor = policy.load(run.family, run.policy)
-    frozen = policy.Frozen(model, processor, FAMILIES[run.family], run.policy.model)
+    frozen = policy.Frozen(model, processor, run.policy.model)
     encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
-    parts = [
-        Reward(name, float(told.get("weight", 1.0)), reward_files.make(name, _parameters(told)))
-        for name, told in run.rewards.items()
-    ]
-    mode = tracking.wandb_mode(run.tracking.wandb)
-    eos = policy.eos_ids(model, processor)
-    args = arguments(
-        run.train,
-        directory=directory,
-        seed=run.seed,
-        weights=[p.weight for p in parts],
-        report_to=[] if mode == "off" else ["wandb"],
-    )
-    scoring = Scoring(parts, encoders, frozen, eos, args.num_generations)
-    scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
-
-    said = tracking.start_wandb(mode, run.tracking.project, directory, run.model_dump(mode="json"))
-    if said:
-        console.print(said)
-    grpo = algorithms.find(run.algorithm)
-    recorder = tracking.Recorder(directory, [p.name for p in parts], console)
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
@@ -89,29 +63,71 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         run.monitor.every,
         directory / "adapter",
     )
-    lora = LoraConfig(
-        r=run.policy.lora.r,
-        lora_alpha=run.policy.lora.alpha,
-        lora_dropout=run.policy.lora.dropout,
-        target_modules=FAMILIES[run.family].lora,
-        task_type="CAUSAL_LM",
+    parts = [
+        Reward(name, told["weight"], reward_files.make(name, _parameters(told)))
+        for name, told in run.rewards.items()
+    ]
+    scoring = Scoring(
+        parts, encoders, frozen, policy.eos_ids(model, processor), args.num_generations
     )
-    dataset = rows(images, policy.messages(run.data.prompt))
-    trainer = grpo(
-        model, processor, FAMILIES[run.family], lora, scoring, args, dataset, [recorder, monitor]
+    scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
+
+    if overwrite and directory.exists():
+        shutil.rmtree(directory)
+    describe(run, directory, images, heldout, truth)
+    said = tracking.start_wandb(mode, run.tracking.project, directory, run.model_dump(mode="json"))
+    if said:
+        console.print(said)
+    recorder = tracking.Recorder(directory, [p.name for p in parts], console)
+    trainer = algorithms.find(run.algorithm)(
+        model,
+        processor,
+        LoraConfig(
+            r=run.policy.lora.r,
+            lora_alpha=run.policy.lora.alpha,
+            lora_dropout=run.policy.lora.dropout,
+            target_modules=FAMILIES[run.family].lora,
+            task_type="CAUSAL_LM",
+        ),
+        scoring,
+        args,
+        rows(images, policy.messages(run.data.prompt)),
+        [recorder, monitor],
     )
     frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
     monitor.note = trainer.note
-    recorder.heldout = monitor.look(trainer.model)
+    if resume:
+        monitor.recall()
+    else:
+        recorder.heldout = monitor.look(trainer.model)
     console.print(f"training starts after {time.monotonic() - began:.0f} s")
     trainer.train(resume_from_checkpoint=resume or None)
     images.write_skipped(directory / "skipped.jsonl")
-    if mode != "off":
-        import wandb
-
-        wandb.finish()
+    tracking.finish_wandb(mode)
     evaluate.evaluate(directory)
     evaluate.next_steps(directory)
+
+
+def training_arguments(run: Run, mode: str, count: int) -> Any:
+    """TRL's config for this run; UserError where its settings do not fit together or the images."""
+    try:
+        args = arguments(
+            run.train,
+            directory=run.directory,
+            seed=run.seed,
+            weights=[told["weight"] for told in run.rewards.values()],
+            report_to=[] if mode == "off" else ["wandb"],
+        )
+    except ValueError as error:
+        raise UserError(f"train: {error}") from error
+    needed = args.generation_batch_size // args.num_generations
+    if count < needed:
+        raise UserError(
+            f"data.images: a step takes {needed} images (train.generation_batch_size "
+            f"{args.generation_batch_size} / num_generations {args.num_generations}), but there "
+            f"are {count} to train on"
+        )
+    return args
 
 
 class Lazy(Sequence[Image]):
@@ -162,6 +178,7 @@ def describe(
     run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder, truth: Path | None
 ) -> None:
     """Write what was asked for and where it runs: config, environment, images left out."""
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.yaml").write_text(run.to_yaml())
     names = ("torch", "transformers", "trl", "peft", "accelerate", "open_clip_torch", "wandb")
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

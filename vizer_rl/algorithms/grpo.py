@@ -16,7 +16,6 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ..families import Family
 from ..policy import forbidden_ids
 from ..scoring import Scoring
 
@@ -66,7 +65,6 @@ class GRPO(GRPOTrainer):
         self,
         model: Any,
         processor: Any,
-        family: Family,
         lora: LoraConfig,
         scoring: Scoring,
         args: GRPOConfig,

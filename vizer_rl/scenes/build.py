@@ -45,13 +45,12 @@ def build_one(name: str) -> float:
     data, folder = pool(WORK, first, SCENES[name]), ASSETS / name
     if name.startswith("scorer-"):
         return scorers.build(name[-1], data, WORK, folder, seed, steps[0])
-    began = time.monotonic()
-    raw = policies.build(name, data, WORK, seed, (steps[0], steps[1]))
+    raw, seconds = policies.build(name, data, WORK, seed, (steps[0], steps[1]))
     raw.model.generation_config.eos_token_id = raw.processor.tokenizer.eos_token_id
     raw.model.generation_config.pad_token_id = raw.processor.tokenizer.pad_token_id
     raw.model.to(torch.float16).save_pretrained(folder)
     raw.processor.save_pretrained(folder)
-    return time.monotonic() - began
+    return seconds
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -70,15 +69,15 @@ def write_card(name: str, seconds: float, told: dict[str, Any]) -> None:
     folder = ASSETS / name
     size = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 2**20
     what = (
-        "open_clip scorer, trained as CLIP on true captions with one-thing-wrong negatives and a "
-        "dense auxiliary loss (`scorers.py`)"
+        "An open_clip scorer, trained as CLIP on true captions with one-thing-wrong negatives "
+        "and a dense auxiliary loss (`scorers.py`)"
         if name.startswith("scorer-")
-        else "captioner: tower from dense labels, then connector and language model on web-like "
+        else "A captioner: tower from dense labels, then connector and language model on web-like "
         "captions, terse, biased and partly wrong (`policies.py`, `web.py`)"
     )
     lines = [
         f"# {name}",
-        f"An {what}.",
+        f"{what}.",
         "",
         f"- data: {SCENES[name]} drawn scenes from number {first}, procedurally generated here",
         f"- recipe: seed {seed}, steps {', '.join(map(str, steps))}; "

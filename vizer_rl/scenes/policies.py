@@ -33,7 +33,7 @@ from transformers import (
 
 from . import tokens
 from .draw import SIDE, Scene
-from .pretrain import DENSE, Pool, dense_accuracy, dense_labels, dense_loss, fit
+from .pretrain import DENSE, Pool, dense_accuracy, dense_labels, dense_loss, fit, to_pixels
 from .web import web_caption
 
 PATCH, GRID, WIDTH = 12, 8, 128
@@ -230,13 +230,10 @@ def _prompt(processor: ProcessorMixin, image: Image.Image | None = None) -> dict
     return processor(images=[[image]], text=[text], return_tensors="pt")
 
 
-def to_pixels(images: np.ndarray) -> torch.Tensor:
-    """(N, SIDE, SIDE, 3) uint8 -> (N, 3, SIDE, SIDE) in [0, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-
-
-def build(family: str, data: Pool, work: Path, seed: int, steps: tuple[int, int]) -> Raw:
-    """Pre-train one policy; `steps` of the tower and of the language model, 256 images each."""
+def build(
+    family: str, data: Pool, work: Path, seed: int, steps: tuple[int, int]
+) -> tuple[Raw, float]:
+    """Pre-train one policy: `steps` of the tower and of the language model; and the seconds."""
     torch.manual_seed(seed)
     raw = RAW[family]()
     n = len(data.scenes) - 512
@@ -249,22 +246,18 @@ def build(family: str, data: Pool, work: Path, seed: int, steps: tuple[int, int]
         features = raw.tower(to_pixels(data.pixels[rows]))
         return dense_loss(see["dense_head"](features), labels[rows])
 
-    fit(f"{family}-tower", see, tower_loss, steps[0], 2e-3, work)
+    seconds = fit(f"{family}-tower", see, tower_loss, steps[0], 2e-3, work)
     with torch.no_grad():
-        features = raw.tower(to_pixels(data.pixels[n:]))
-        print(family, "dense accuracy", dense_accuracy(see["dense_head"](features), labels[n:]))
-        cached = torch.cat(
-            [
-                raw.tower(to_pixels(data.pixels[i : i + 500])).half()
-                for i in range(0, len(data.scenes), 500)
-            ]
-        )
+        parts = [data.pixels[i : i + 500] for i in range(0, len(data.scenes), 500)]
+        cached = torch.cat([raw.tower(to_pixels(part)).half() for part in parts])
+        told = dense_accuracy(see["dense_head"](cached[n:].float()), labels[n:])
+        print(f"{family} tower: shape, colour, size, fill of object cells {told}", flush=True)
     raw.vision.requires_grad_(False)
     if family == "qwen2vl":
         raw.vision.merger.requires_grad_(True)
     loss = language_loss(raw, cached, data.scenes, rng, n)
-    fit(f"{family}-language", _Trainable(raw.model), loss, steps[1], 2e-3, work)
-    return raw
+    seconds += fit(f"{family}-language", _Trainable(raw.model), loss, steps[1], 2e-3, work)
+    return raw, seconds
 
 
 class _Trainable(nn.Module):

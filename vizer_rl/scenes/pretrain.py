@@ -47,6 +47,11 @@ def _draw(seed: int) -> tuple[np.ndarray, Scene]:
     return np.asarray(render(scene)), scene
 
 
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """(N, SIDE, SIDE, 3) uint8 -> (N, 3, SIDE, SIDE) in [0, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
 def dense_labels(scenes: Iterable[Scene], grid: int) -> torch.Tensor:
     """(N, grid, grid, 7): class of each attribute (0 = nothing there) and dx, dy, r of the object.
 

@@ -22,8 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from . import tokens
 from .draw import RELATIONS, SIDE, Scene, Thing, random_kind
-from .policies import to_pixels
-from .pretrain import DENSE, Pool, dense_labels, dense_loss, fit
+from .pretrain import DENSE, Pool, dense_labels, dense_loss, fit, to_pixels
 from .web import POOLS, TRUE_PART, TRUE_WHOLE, describe, swapped
 
 CONTEXT, NEGATIVES, BATCH = 24, 3, 64

@@ -1,0 +1,194 @@
+"""The settings of a run, typed, and the words for a mistake in them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+
+Loc = tuple[str, ...]
+Problem = tuple[Loc, str]  # which setting, what is wrong with it
+
+
+class UserError(ValueError):
+    """A mistake of the user's: the command line prints the message alone and exits with 2."""
+
+
+class ConfigError(UserError):
+    """What is wrong with a run file and its overrides, one line per error."""
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError("a plain folder name of letters, digits, '.', '_' and '-'")
+    return name
+
+
+class Section(BaseModel):
+    """A part of a run file: typed, nothing unknown in it, unchangeable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Lora(Section):
+    r: int = Field(default=16, ge=1, description="rank of the adapter")
+    alpha: int = Field(
+        default=32, ge=1, description="the adapter's output is multiplied by alpha / r"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the adapter")
+
+
+class Policy(Section):
+    model: str = Field(description="`embedded` (ships with the package), a folder or a hub id")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="type of the frozen weights; auto: bfloat16 where CUDA has it"
+    )
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        default="auto", description="attention kernel; auto: the fastest that is there"
+    )
+    image_splitting: bool = Field(
+        default=False, description="tile large images: more detail, more tokens"
+    )
+    lora: Lora = Field(default=Lora(), description="the adapter, all that learns")
+
+
+class Data(Section):
+    images: str | None = Field(
+        default=None, description="folder, glob or file; null: the drawn scenes"
+    )
+    prompt: str = Field(
+        default="Describe the image.", description="what is asked about every image"
+    )
+    limit: int | None = Field(default=None, ge=1, description="at most so many training images")
+    heldout: int = Field(default=500, ge=1, description="images kept from training, for evaluation")
+
+
+class Scorer(Section):
+    """Each: `embedded:a`, `embedded:b`, `local-dir:PATH` or open_clip's `ARCHITECTURE/TAG`."""
+
+    train: str = Field(description="the image-text model that rewards use")
+    heldout: str = Field(description="the one that only monitor and evaluation use")
+
+
+class Monitor(Section):
+    every: int = Field(
+        default=10, ge=0, description="steps between looks at the held-out scorer; 0: never"
+    )
+    images: int = Field(default=64, ge=1, description="held-out images per look")
+
+
+class Tracking(Section):
+    wandb: Annotated[
+        Literal["auto", "online", "offline", "off"],
+        BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1 reads so
+    ] = Field(
+        default="auto", description="Weights & Biases; auto: online when logged in, else offline"
+    )
+    project: str = Field(default="vizer_rl", description="the project there")
+
+
+class Run(Section):
+    """All settings of one run, resolved: the profile is chosen, its overlay applied."""
+
+    family: str = Field(description="a key of vizer_rl.families.FAMILIES")
+    algorithm: str = Field(default="grpo", description="a key of vizer_rl.algorithms.ALGORITHMS")
+    profile: Literal["scenes", "full"] = Field(description="whose overlay was applied")
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(description="runs/NAME is written")
+    seed: int = Field(default=0, ge=0, description="seeds adapter, sampling and choice of images")
+    policy: Policy = Field(description="the model that learns")
+    data: Data = Field(default=Data(), description="the images")
+    scorer: Scorer = Field(description="the image-text models")
+    rewards: dict[str, dict[str, Any]] = Field(description="{name: {weight: 1.0, parameter: …}}")
+    train: dict[str, Any] = Field(
+        default={}, description="fields of trl.GRPOConfig by TRL's own names"
+    )
+    monitor: Monitor = Field(default=Monitor(), description="the look at the held-out scorer")
+    tracking: Tracking = Field(default=Tracking(), description="where the curves go")
+    _why_profile: str = PrivateAttr("")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.model_dump() == other.model_dump()
+
+    @property
+    def why_profile(self) -> str:
+        """One line: which profile was taken and why."""
+        return self._why_profile
+
+    @property
+    def directory(self) -> Path:
+        """Where the run is written."""
+        return Path("runs") / self.name
+
+    def to_yaml(self) -> str:
+        """The run file from which `load` makes an equal Run, on any machine."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def shape(settings: dict[str, Any]) -> Iterator[Problem]:
+    """Settings that are unknown, missing or of another type."""
+    try:
+        Run.model_validate(settings)
+    except ValidationError as error:
+        for e in error.errors():
+            loc = tuple(str(key) for key in e["loc"])
+            yield loc, _explain(loc, e["type"], e["input"], e["msg"])
+
+
+def _explain(loc: Loc, kind: str, bad: object, message: str) -> str:
+    field = field_at(loc)
+    if kind == "extra_forbidden":
+        parent = field_at(loc[:-1]) if len(loc) > 1 else None
+        section: Any = parent.annotation if parent else Run
+        return f"unknown key; {near(loc[-1], section.model_fields)}"
+    if kind == "missing":
+        return f"missing; allowed: {field.description if field else 'a value'}"
+    if kind == "literal_error" and field:
+        return f"{bad!r} is unknown; {near(bad, get_args(field.annotation))}"
+    return f"{bad!r}; allowed: {message.split(', ', 1)[-1].removeprefix('Input should be ')}"
+
+
+def field_at(loc: Loc) -> FieldInfo | None:
+    """The setting of this name, None where there is none."""
+    section: Any = Run
+    for key in loc[:-1]:
+        field = section.model_fields.get(key)
+        section = field.annotation if field else None
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            return None
+    return section.model_fields.get(loc[-1])
+
+
+def part(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """A section as it was written, {} where it is none: that was told already."""
+    return settings[key] if isinstance(settings.get(key), dict) else {}
+
+
+def not_found(path: Path) -> str:
+    """'PATH' not found, with the nearest name of what is there."""
+    missing = path.expanduser()
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    names = [p.name for p in missing.parent.iterdir()] if not missing.exists() else []
+    close = difflib.get_close_matches(missing.name, names, 1, 0.5)
+    return f"'{path}' not found" + (f"; nearest: {missing.parent / close[0]}" if close else "")
+
+
+def near(bad: object, names: Iterable[str]) -> str:
+    """What is allowed, and the nearest of it."""
+    close = difflib.get_close_matches(str(bad), names := list(names), 1, 0.5)
+    allowed = ", ".join(names) if len(names) < 30 else f"one of {len(names)} names"
+    return f"allowed: {allowed or 'nothing'}" + (f"; nearest: {close[0]}" if close else "")
