@@ -27,6 +27,7 @@ def _folder(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(checks, "ASSETS", assets := tmp_path_factory.mktemp("assets"))
     for name in cli.ASSETS:
         (assets / name).mkdir()
+        (assets / name / "model.safetensors").touch()
 
 
 @pytest.fixture

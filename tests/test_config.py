@@ -30,6 +30,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("smolvlm", "qwen2vl", "scorer-a", "scorer-b"):
         Path("assets", name).mkdir(parents=True)
+        Path("assets", name, "model.safetensors").touch()
     monkeypatch.setattr(checks, "ASSETS", tmp_path / "assets")
     Path("run.yaml").write_text(RUN)
     Path("photos").mkdir()
