@@ -82,13 +82,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     trainer = algorithms.find(run.algorithm)(
         model,
         processor,
-        LoraConfig(
-            r=run.policy.lora.r,
-            lora_alpha=run.policy.lora.alpha,
-            lora_dropout=run.policy.lora.dropout,
-            target_modules=FAMILIES[run.family].lora,
-            task_type="CAUSAL_LM",
-        ),
+        adapter(run),
         scoring,
         args,
         rows(images, policy.messages(run.data.prompt)),
@@ -106,6 +100,18 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     tracking.finish_wandb(mode)
     evaluate.evaluate(directory)
     evaluate.next_steps(directory)
+
+
+def adapter(run: Run) -> LoraConfig:
+    """LoRA on the language model's projections; nothing else learns."""
+    told = run.policy.lora
+    return LoraConfig(
+        r=told.r,
+        lora_alpha=told.alpha,
+        lora_dropout=told.dropout,
+        target_modules=FAMILIES[run.family].lora,
+        task_type="CAUSAL_LM",
+    )
 
 
 def training_arguments(run: Run, mode: str, count: int) -> Any:

@@ -44,22 +44,6 @@ MESSAGES = [
         "content": [{"type": "image"}, {"type": "text", "text": tokens.PROMPT}],
     }
 ]
-SMOLVLM_TEMPLATE = (
-    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
-    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
-    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
-    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
-    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-QWEN_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
-    "{{ message['content'] }}{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @dataclass
@@ -101,7 +85,7 @@ def smolvlm() -> Raw:
         ),
         tokenizer,
         image_seq_len=16,
-        chat_template=SMOLVLM_TEMPLATE,
+        chat_template=tokens.SMOLVLM_TEMPLATE,
     )
     config = Idefics3Config(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
@@ -146,8 +130,7 @@ def _text(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
     )
 
 
-def qwen2vl() -> Raw:
-    """Qwen2-VL's architecture (ViT with 2-D rope, merger, Qwen2 with M-RoPE), 2 M parameters."""
+def _qwen2vl_parts() -> tuple[Qwen2VLProcessor, Qwen2VLConfig]:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"]
     special += ["<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>"]
     special += ["<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"]
@@ -165,7 +148,7 @@ def qwen2vl() -> Raw:
         Qwen2VLImageProcessor(patch_size=PATCH, merge_size=2, size=pixels),
         tokenizer,
         Qwen2VLVideoProcessor(patch_size=PATCH, merge_size=2, size=pixels),
-        chat_template=QWEN_TEMPLATE,
+        chat_template=tokens.QWEN_TEMPLATE,
     )
 
     def token(name: str) -> int:
@@ -189,6 +172,12 @@ def qwen2vl() -> Raw:
             },
         ),
     )
+    return processor, config
+
+
+def qwen2vl() -> Raw:
+    """Qwen2-VL's architecture (ViT with 2-D rope, merger, Qwen2 with M-RoPE), 2 M parameters."""
+    processor, config = _qwen2vl_parts()
     model = Qwen2VLForConditionalGeneration(config)
     inner, visual = model.model, model.model.visual
     mean = torch.tensor(processor.image_processor.image_mean)[:, None, None]
