@@ -150,7 +150,7 @@ def run(tmp_path, monkeypatch):
 
 
 def held_out(directory, images, ids, truth):
-    about = {"source": str(images), "ids": ids, "truth": truth and str(truth)}
+    about = {"source": str(images), "ids": ids, "drawn": bool(truth)}
     (directory / "heldout.json").write_text(json.dumps(about))
 
 

@@ -22,6 +22,7 @@ from .config import Run, UserError, not_found, read_run
 from .data import ImageError, ImageFolder
 from .metrics.before_after import Pair, summary
 from .metrics.bootstrap import Estimate
+from .scenes.draw import truth_of
 from .scenes.facts import KINDS
 
 AT_ONCE = 32  # images decoded at a time
@@ -118,7 +119,7 @@ def _trained_run(run_directory: Path) -> Run:
 
 
 def _heldout(run_directory: Path) -> dict[str, Any]:
-    """{"source": folder, "ids": [...], "truth": path or None}, as training wrote it."""
+    """{"source": folder, "ids": [...], "drawn": whether they are scenes}, as training wrote it."""
     path = run_directory / "heldout.json"
     if not path.is_file():
         raise UserError(
@@ -134,9 +135,9 @@ def _heldout(run_directory: Path) -> dict[str, Any]:
 
 def _truth(heldout: Mapping[str, Any], console: Console) -> dict[str, Any] | None:
     """The truth of each held-out scene, by image id; None where there is none to be had."""
-    if not heldout["truth"]:
+    if not heldout["drawn"]:
         return None
-    path = Path(heldout["truth"])
+    path = truth_of(Path(heldout["source"]))
     if not path.is_file():
         console.print(f"Facts are not scored, because {path} is not there.", soft_wrap=True)
         return None

@@ -46,7 +46,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
-    images, watched, heldout, truth = image_sets(run, console)
+    if run.profile == "full" and not torch.cuda.is_available():
+        console.print("no CUDA device here: a real model takes minutes per step on a CPU")
+    images, watched, heldout = image_sets(run, console)
     mode = tracking.wandb_mode(run.tracking.wandb)
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
@@ -74,7 +76,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
 
     if overwrite and directory.exists():
         shutil.rmtree(directory)
-    describe(run, directory, images, heldout, truth)
+    describe(run, directory, images, heldout)
     said = tracking.start_wandb(mode, run.tracking.project, directory, run.model_dump(mode="json"))
     if said:
         console.print(said)
@@ -149,10 +151,8 @@ class Lazy(Sequence[Image]):
         return self.folder.load(self.ids[index])
 
 
-def image_sets(
-    run: Run, console: Console
-) -> tuple[ImageFolder, ImageFolder, ImageFolder, Path | None]:
-    """Images to train on, to watch, to evaluate on; and where scenes' truth lies (never opened).
+def image_sets(run: Run, console: Console) -> tuple[ImageFolder, ImageFolder, ImageFolder]:
+    """Images to train on, to watch, to evaluate on.
 
     Scenes are drawn on first use. Of a user's own images the last two are a choice that no seed
     moves, at most a tenth and a fifth, and never trained on.
@@ -162,8 +162,7 @@ def image_sets(
         seen = draw.write(SCENES / f"watch-{run.monitor.images}", WATCH_FROM, run.monitor.images)
         kept = draw.write(SCENES / f"heldout-{run.data.heldout}", HELDOUT_FROM, run.data.heldout)
         images = ImageFolder.index(drawn, run.data.limit, run.seed)
-        truth = kept.parent / "truth" / "scenes.json"
-        return images, ImageFolder.index(seen), ImageFolder.index(kept), truth
+        return images, ImageFolder.index(seen), ImageFolder.index(kept)
     every = ImageFolder.index(run.data.images)
     if len(every.ids) < 10:
         raise UserError(
@@ -177,12 +176,10 @@ def image_sets(
     if every.skipped:
         console.print(f"{len(every.skipped)} files skipped: see skipped.jsonl in the run directory")
     one, two, three = (replace(every, ids=sorted(some)) for some in (rest, watch, held))
-    return one, two, three, None
+    return one, two, three
 
 
-def describe(
-    run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder, truth: Path | None
-) -> None:
+def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder) -> None:
     """Write what was asked for and where it runs: config, environment, images left out."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.yaml").write_text(run.to_yaml())
@@ -200,8 +197,8 @@ def describe(
         "heldout_images": len(heldout.ids),
     }
     (directory / "environment.json").write_text(json.dumps(about, indent=1))
-    lies = str(truth.resolve()) if truth else None
-    held = {"source": str(heldout.root.resolve()), "ids": heldout.ids, "truth": lies}
+    drawn = run.data.images is None
+    held = {"source": str(heldout.root.resolve()), "ids": heldout.ids, "drawn": drawn}
     (directory / "heldout.json").write_text(json.dumps(held))
     images.write_skipped(directory / "skipped.jsonl")
 

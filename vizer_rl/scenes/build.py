@@ -19,10 +19,10 @@ from .pretrain import pool
 
 WORK = Path("data/scenes-assets")
 # name: seed, first scene of its pool, steps of each stage
-RECIPES: dict[str, tuple[int, int, tuple[int, ...]]] = {
+RECIPES: dict[str, tuple[int, int, tuple[int, int]]] = {
     "smolvlm": (1, 10_000_000, (1700, 1500)),
-    "scorer-a": (3, 20_000_000, (1500,)),
-    "scorer-b": (4, 30_000_000, (1500,)),
+    "scorer-a": (3, 20_000_000, (1500, 1000)),
+    "scorer-b": (4, 30_000_000, (1000, 1000)),
     "qwen2vl": (2, 10_000_000, (1700, 1500)),
 }
 SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 40_000, "scorer-b": 40_000}
@@ -44,8 +44,8 @@ def build_one(name: str) -> float:
     seed, first, steps = RECIPES[name]
     data, folder = pool(WORK, first, SCENES[name]), ASSETS / name
     if name.startswith("scorer-"):
-        return scorers.build(name[-1], data, WORK, folder, seed, steps[0])
-    raw, seconds = policies.build(name, data, WORK, seed, (steps[0], steps[1]))
+        return scorers.build(name[-1], data, WORK, folder, seed, steps)
+    raw, seconds = policies.build(name, data, WORK, seed, steps)
     raw.model.generation_config.eos_token_id = raw.processor.tokenizer.eos_token_id
     raw.model.generation_config.pad_token_id = raw.processor.tokenizer.pad_token_id
     raw.model.to(torch.float16).save_pretrained(folder)

@@ -235,12 +235,18 @@ def render(scene: Scene) -> Image.Image:
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
 
+def truth_of(images: Path) -> Path:
+    """Where the truth of an images folder lies: beside it. Only the evaluator asks."""
+    return images.parent / "truth" / "scenes.json"
+
+
 def write(folder: Path, first: int, count: int) -> Path:
     """Draw scenes first … first+count-1 into `folder`/images, their truth into `folder`/truth.
 
     Returns the images folder. Does nothing where the images stand already.
     """
-    images, truth = folder / "images", folder / "truth" / "scenes.json"
+    images = folder / "images"
+    truth = truth_of(images)
     if len(list(images.glob("*.png"))) == count:
         return images
     images.mkdir(parents=True, exist_ok=True)

@@ -111,45 +111,54 @@ def random_scene(rng: np.random.Generator) -> Scene:
     return Scene((Thing(*random_kind(rng), 0, 0, 1),), None, 0, 0)
 
 
-def build(name: str, data: Pool, work: Path, folder: Path, seed: int, steps: int) -> float:
+def build(
+    name: str, data: Pool, work: Path, folder: Path, seed: int, steps: tuple[int, int]
+) -> float:
     """Train scorer `name` on this pool and save it for open_clip's local-directory path.
 
-    Returns the seconds it took.
+    First its image tower on dense labels alone (jointly from nothing it is slow to see shapes),
+    then both towers. Returns the seconds it took.
     """
     torch.manual_seed(seed)
     model, tokenize = create(name, folder)
-    grid = GRIDS[name]
+    grid, width = GRIDS[name], VISION[name]["width"]
     labels = dense_labels(data.scenes, grid).view(-1, grid * grid, 7)
     seen: list[torch.Tensor] = []
     if name == "a":
-        width = VISION[name]["width"]
         model.visual.transformer.register_forward_hook(lambda _m, _i, o: seen.append(o[:, 1:]))
     else:
-        width = VISION[name]["width"] * 16
+        width *= 16
         model.visual.layer3.register_forward_hook(
             lambda _m, _i, o: seen.append(o.flatten(2).transpose(1, 2))
         )
         model.visual.to(memory_format=torch.channels_last)
-    both = nn.ModuleDict({"clip": model, "dense_head": nn.Linear(width, DENSE)})
+    head = nn.Linear(width, DENSE)
     rng = np.random.default_rng(seed)
+
+    def look(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.clear()
+        images = model.encode_image((to_pixels(data.pixels[rows]) - 0.5) / 0.5, normalize=True)
+        return images, dense_loss(head(seen[0]), labels[rows])
+
+    def tower_loss(step: int) -> torch.Tensor:
+        return look(rng.integers(len(data.scenes), size=BATCH // 2))[1]
 
     def loss(step: int) -> torch.Tensor:
         rows = rng.integers(len(data.scenes), size=BATCH)
         texts = [wrong_captions(data.scenes[i], rng) for i in rows]
         ids = tokenize([t for k in range(NEGATIVES + 1) for t in (some[k] for some in texts)])
-        pixels = (to_pixels(data.pixels[rows]) - 0.5) / 0.5
-        seen.clear()
-        images = model.encode_image(pixels, normalize=True)
+        images, dense = look(rows)
         captions = model.encode_text(ids, normalize=True)
-        scale = model.logit_scale.exp().clamp(max=100)
+        to_text = model.logit_scale.exp().clamp(max=100) * images @ captions.T
         target = torch.arange(BATCH)
-        to_text = scale * images @ captions.T
-        to_image = to_text[:, :BATCH].T
         contrast = nn.functional.cross_entropy(to_text, target)
-        contrast = contrast + nn.functional.cross_entropy(to_image, target)
-        return contrast + 0.5 * dense_loss(both["dense_head"](seen[0]), labels[rows])
+        contrast = contrast + nn.functional.cross_entropy(to_text[:, :BATCH].T, target)
+        return contrast + dense
 
-    seconds = fit(f"scorer-{name}", both, loss, steps, 2e-3, work)
+    tower = nn.ModuleDict({"visual": model.visual, "dense_head": head})
+    seconds = fit(f"scorer-{name}-tower", tower, tower_loss, steps[0], 2e-3, work)
+    both = nn.ModuleDict({"clip": model, "dense_head": head})
+    seconds += fit(f"scorer-{name}", both, loss, steps[1], 1.5e-3, work)
     state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     return seconds
