@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = parse(words)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")  # we say ourselves where the curves are
+    # TRL uses names that transformers deprecates: not for our users to mend.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         asked.command(asked)
     except KeyboardInterrupt:
@@ -106,9 +109,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(asked: argparse.Namespace) -> None:
-    # TRL uses names that transformers deprecates: not for our users to mend.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    os.environ.setdefault("WANDB_SILENT", "true")  # we say ourselves where the curves are
     import torch
 
     from .config import load
