@@ -45,18 +45,18 @@ def test_a_server_out_of_reach_turns_the_run_offline(nobody, monkeypatch):
     monkeypatch.setattr(wandb, "init", init)
     said = tracking.start_wandb("online", "project", nobody, {})
     assert modes == ["online", "offline"]
-    assert said == "W&B cannot be reached (timed out): this run is recorded offline"
+    assert said == "W&B cannot be reached (timed out): this run is recorded offline\n"
     assert json.loads((nobody / "wandb.json").read_text())["mode"] == "offline"
 
 
 def test_off_touches_nothing(nobody, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
-    assert tracking.start_wandb("off", "project", nobody, {}) is None
+    assert tracking.start_wandb("off", "project", nobody, {}) == ""
     assert list(nobody.iterdir()) == []
 
 
 def step(recorder, number, **logs):
-    state = SimpleNamespace(global_step=number, max_steps=3)
+    state = SimpleNamespace(global_step=number, max_steps=3, is_world_process_zero=True)
     recorder.on_step_begin(None, state, None)
     recorder.on_step_end(None, state, None)
     recorder.on_log(None, state, None, logs=logs)

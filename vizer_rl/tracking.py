@@ -36,13 +36,13 @@ def logged_in() -> bool:
         return False
 
 
-def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]) -> str | None:
+def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]) -> str:
     """Open the W&B run that transformers' integration then writes to; off: nothing.
 
-    A server that cannot be reached turns the run offline: returns a sentence that says so.
+    A server that cannot be reached turns the run offline: returns a line that says so, else "".
     """
     if mode == "off":
-        return None
+        return ""
     import wandb
 
     settings = wandb.Settings(silent=True, console="off", init_timeout=30)
@@ -57,11 +57,13 @@ def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]
             settings=settings,
         )
 
-    said = None
+    said = ""
     try:
         run = begin(mode)
     except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
-        said = f"W&B cannot be reached ({str(error).splitlines()[0]}): this run is recorded offline"
+        said = (
+            f"W&B cannot be reached ({str(error).splitlines()[0]}): this run is recorded offline\n"
+        )
         run = begin("offline")
         mode = "offline"
     url = run.url if mode == "online" else None
@@ -106,7 +108,7 @@ class Recorder(TrainerCallback):
         self.seconds = time.monotonic() - self.began
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not logs or "reward" not in logs:
+        if not logs or "reward" not in logs or not state.is_world_process_zero:
             return
         names = {f"rewards/{n}/mean": f"reward/{n}" for n in self.rewards}
         row = {"step": state.global_step} | {names.get(k, k): v for k, v in logs.items()}

@@ -65,22 +65,18 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         run.monitor.every,
         directory / "adapter",
     )
-    parts = [
-        Reward(name, told["weight"], reward_files.make(name, _parameters(told)))
-        for name, told in run.rewards.items()
-    ]
-    scoring = Scoring(
-        parts, encoders, frozen, policy.eos_ids(model, processor), args.num_generations
-    )
+    eos = policy.eos_ids(model, processor)
+    scoring = Scoring(rewards_of(run), encoders, frozen, eos, args.num_generations)
     scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
 
-    if overwrite and directory.exists():
-        shutil.rmtree(directory)
-    describe(run, directory, images, heldout)
-    said = tracking.start_wandb(mode, run.tracking.project, directory, run.model_dump(mode="json"))
-    if said:
-        console.print(said)
-    recorder = tracking.Recorder(directory, [p.name for p in parts], console)
+    first = args.process_index == 0  # of several devices: the one that writes
+    if first:
+        if overwrite and directory.exists():
+            shutil.rmtree(directory)
+        describe(run, directory, images, heldout)
+        settings = run.model_dump(mode="json")
+        console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
+    recorder = tracking.Recorder(directory, list(run.rewards), console)
     trainer = algorithms.find(run.algorithm)(
         model,
         processor,
@@ -94,14 +90,24 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     monitor.note = trainer.note
     if resume:
         monitor.recall()
-    else:
+    elif first:
         recorder.heldout = monitor.look(trainer.model)
     console.print(f"training starts after {time.monotonic() - began:.0f} s")
     trainer.train(resume_from_checkpoint=resume or None)
-    images.write_skipped(directory / "skipped.jsonl")
-    tracking.finish_wandb(mode)
-    evaluate.evaluate(directory)
-    evaluate.next_steps(directory)
+    if first:
+        images.write_skipped(directory / "skipped.jsonl")
+        tracking.finish_wandb(mode)
+        evaluate.evaluate(directory)
+        evaluate.next_steps(directory)
+
+
+def rewards_of(run: Run) -> list[Reward]:
+    """The run's rewards with their weights, built from their parameters."""
+    made = []
+    for name, told in run.rewards.items():
+        parameters = {key: value for key, value in told.items() if key != "weight"}
+        made.append(Reward(name, told["weight"], reward_files.make(name, parameters)))
+    return made
 
 
 def adapter(run: Run) -> LoraConfig:
@@ -222,10 +228,6 @@ def bank(
     )
     sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
     return Bank(ids, Lazy(images, ids), sample, CACHE)
-
-
-def _parameters(told: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in told.items() if k != "weight"}
 
 
 def _scorer_dtype() -> torch.dtype:
