@@ -56,8 +56,8 @@ def test_the_scorers_are_of_different_architecture_seed_and_data():
     from vizer_rl.scenes.build import RECIPES
 
     a, b = (json.loads((ASSETS / f"scorer-{x}/open_clip_config.json").read_text()) for x in "ab")
-    assert isinstance(a["model_cfg"]["vision_cfg"]["layers"], int)  # a ViT
-    assert isinstance(b["model_cfg"]["vision_cfg"]["layers"], list)  # a ResNet
+    assert isinstance(a["model_cfg"]["vision_cfg"]["layers"], list)  # a ResNet
+    assert isinstance(b["model_cfg"]["vision_cfg"]["layers"], int)  # a ViT
     assert RECIPES["scorer-a"][0] != RECIPES["scorer-b"][0]
     assert RECIPES["scorer-a"][1] != RECIPES["scorer-b"][1]
 

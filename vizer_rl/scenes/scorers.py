@@ -26,11 +26,12 @@ from .pretrain import DENSE, Pool, dense_labels, dense_loss, fit, to_pixels
 from .web import POOLS, TRUE_PART, TRUE_WHOLE, describe, swapped
 
 CONTEXT, NEGATIVES, BATCH = 24, 3, 64
+HARD = ("shape",) * 3  # seen last of all attributes, so asked most
 VISION: dict[str, dict[str, Any]] = {
-    "a": {"layers": 4, "width": 128, "head_width": 32, "patch_size": 12, "mlp_ratio": 3.0},
-    "b": {"layers": [1, 1, 2, 1], "width": 24, "patch_size": None},  # a ResNet
+    "a": {"layers": [1, 1, 2, 1], "width": 24, "patch_size": None},  # a ResNet
+    "b": {"layers": 4, "width": 128, "head_width": 32, "patch_size": 12, "mlp_ratio": 3.0},
 }
-GRIDS = {"a": 8, "b": 6}
+GRIDS = {"a": 6, "b": 8}
 PREPROCESS = {"size": SIDE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
 
 
@@ -69,7 +70,7 @@ def wrong_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
         return describe(other, habit, np.random.default_rng(seed))
 
     true, out = say(scene), []
-    kinds = [*POOLS, *POOLS, "count", "object", *(["relation"] * 3 if scene.relation else [])]
+    kinds = [*POOLS, *HARD, "count", "object", *(["relation"] * 4 if scene.relation else [])]
     for _ in range(12):
         kind = str(rng.choice(kinds))
         false = say(spoil(scene, kind, rng))
@@ -124,7 +125,7 @@ def build(
     grid, width = GRIDS[name], VISION[name]["width"]
     labels = dense_labels(data.scenes, grid).view(-1, grid * grid, 7)
     seen: list[torch.Tensor] = []
-    if name == "a":
+    if name == "b":
         model.visual.transformer.register_forward_hook(lambda _m, _i, o: seen.append(o[:, 1:]))
     else:
         width *= 16
