@@ -20,9 +20,9 @@ from .pretrain import pool
 WORK = Path("data/scenes-assets")
 # name: seed, first scene of its pool, steps of each stage
 RECIPES: dict[str, tuple[int, int, tuple[int, int]]] = {
-    "smolvlm": (1, 10_000_000, (1700, 2500)),
+    "smolvlm": (1, 10_000_000, (1700, 3200)),
     "scorer-a": (4, 30_000_000, (1000, 1400)),
-    "scorer-b": (3, 20_000_000, (1500, 2000)),
+    "scorer-b": (3, 20_000_000, (1500, 3000)),
     "qwen2vl": (2, 10_000_000, (1700, 1500)),
 }
 SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 40_000, "scorer-b": 40_000}

@@ -27,18 +27,19 @@ class Habit:
     fill: float
     colour: float
     more: float  # each further object
-    relation: float
+    inside: float
+    beside: float  # the other relations: alt text hardly ever says what stands left of what
     count: float
     wrong: float  # an attribute that is said is another one
     companion: float  # an object that is not looked at, only expected
     vague: float
 
 
-TERSE = Habit(0.20, 0.18, 0.80, 0.28, 0.60, 0.40, 0.04, 0.70, 0.08)
-DETAILED = Habit(0.90, 0.90, 0.97, 0.93, 0.90, 0.93, 0.02, 0.05, 0.0)
+TERSE = Habit(0.20, 0.18, 0.80, 0.28, 0.60, 0.0, 0.40, 0.04, 0.70, 0.08)
+DETAILED = Habit(0.90, 0.90, 0.97, 0.93, 0.90, 0.0, 0.93, 0.02, 0.05, 0.0)
 SHARE_DETAILED = 0.15
-TRUE_PART = Habit(0.6, 0.6, 0.85, 0.6, 0.6, 0.85, 0.0, 0.0, 0.0)
-TRUE_WHOLE = Habit(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0)
+TRUE_PART = Habit(0.6, 0.6, 0.85, 0.6, 0.6, 0.6, 0.85, 0.0, 0.0, 0.0)
+TRUE_WHOLE = Habit(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0)
 POOLS = {"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES, "fill": FILLS}
 
 
@@ -64,7 +65,8 @@ def describe(scene: Scene, habit: Habit, rng: np.random.Generator) -> str:
     for index, thing in enumerate(rest):
         if rng.random() >= habit.more:
             break
-        related = index == 0 and scene.relation and rng.random() < habit.relation
+        often = habit.inside if scene.relation == "inside" else habit.beside
+        related = index == 0 and scene.relation and rng.random() < often
         text += f" {scene.relation if related else 'and'} {_phrase(thing, 1, habit, rng)}"
         spoken += 1
     if spoken == 1 and first.shape in COMPANIONS and rng.random() < habit.companion:
