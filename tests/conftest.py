@@ -17,6 +17,7 @@ TINY = [
     "monitor.images=4",
     "tracking.wandb=off",
     "train.max_steps=2",
+    "train.warmup_steps=0",
     "train.per_device_train_batch_size=16",
     "train.max_completion_length=24",
     "rewards.self_retrieval.hard=8",
