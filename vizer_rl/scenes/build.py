@@ -22,10 +22,10 @@ WORK = Path("data/scenes-assets")
 RECIPES: dict[str, tuple[int, int, tuple[int, int]]] = {
     "smolvlm": (1, 10_000_000, (1700, 3200)),
     "scorer-a": (4, 30_000_000, (1000, 1400)),
-    "scorer-b": (3, 20_000_000, (1500, 3000)),
+    "scorer-b": (3, 20_000_000, (1500, 4000)),
     "qwen2vl": (2, 10_000_000, (1700, 1500)),
 }
-SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 40_000, "scorer-b": 40_000}
+SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 40_000, "scorer-b": 100_000}
 
 
 def build(only: str | None = None) -> None:
