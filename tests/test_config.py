@@ -144,7 +144,7 @@ def test_the_run_files_load_in_both_profiles(file, profile):
     assert made.name == f"{made.family}-{profile}"
     assert (made.policy.model == "embedded") == (profile == "scenes")
     assert len(file.read_text().splitlines()) <= 60
-    for word in ("# Question:", "# Command:", "# expected:", "# Time:"):
+    for word in ("# Question:", "# Command:", "# Expected:", "# Time:"):
         assert word in file.read_text()
 
 
