@@ -67,24 +67,22 @@ def table(families: list[str], seeds: int) -> str:
     lines = ["| family, recipe (seeds) | " + " | ".join(METRICS.values()) + " | minutes |"]
     lines += ["|---" * (len(METRICS) + 2) + "|"]
     for family in families:
-        based = False
+        words = None
         for recipe in RECIPES:
             folders = [Path("runs") / f"{family}-{recipe.split()[0]}-{s}" for s in range(seeds)]
             folders = [f for f in folders if (f / "eval.json").exists()]
             told = [json.loads((f / "eval.json").read_text()) for f in folders]
             if not told:
                 continue
-            if not based:
-                lines.append(row(f"{family}, base", [told[0]["base"]]) + " |")
-                based = True
+            if words is None:
+                words = told[0]["truth_mean_length"]
+                lines.append(
+                    row(f"{family}, base (true captions: {words:.1f} words)", [told[0]["base"]])
+                )
             steps = [(f / "metrics.jsonl").read_text().splitlines() for f in folders]
             spent = mean(sum(json.loads(s)["time/step"] for s in some) for some in steps) / 60
             title = f"{family}, {recipe} ({len(told)})"
             lines.append(row(title, [t["trained"] for t in told]) + f" {spent:.1f} |")
-        if based:
-            lines.append(
-                f"| {family}: true captions have {told[0]['truth_mean_length']:.1f} words |"
-            )
     return "\n".join(lines)
 
 
