@@ -74,7 +74,7 @@ class GRPO(GRPOTrainer):
         forbidden = forbidden_ids(model, processor)
         kwargs = dict(args.generation_kwargs or {})
         if args.use_vllm:
-            kwargs["logit_bias"] = dict.fromkeys(forbidden, -100.0) | kwargs.get("logit_bias", {})
+            kwargs["logit_bias"] = kwargs.get("logit_bias", {}) | dict.fromkeys(forbidden, -100.0)
         else:
             kwargs["suppress_tokens"] = sorted({*forbidden, *kwargs.get("suppress_tokens", [])})
         args.generation_kwargs = kwargs
@@ -88,16 +88,18 @@ class GRPO(GRPOTrainer):
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
-        self._wants_completions = args.log_completions
+        self._wants_completions, self._next_table = args.log_completions, 0
 
     def note(self, name: str, value: float) -> None:
         """Add a number to the step that is being logged."""
         self._metrics["train"][name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as TRL does, with the completions table at every COMPLETIONS_EVERY-th step only."""
-        due = self.state.global_step % COMPLETIONS_EVERY == 1
+        """Log as TRL does, with a completions table only every COMPLETIONS_EVERY steps."""
+        due = "loss" in logs and self.state.global_step >= self._next_table
         self.log_completions = self._wants_completions and due
+        if due:
+            self._next_table = self.state.global_step + COMPLETIONS_EVERY
         for column in ("prompt", "completion") if self.log_completions else ():
             told = self._logs[column]  # as text: W&B's tables refuse TRL's lists of messages
             told.extend([_text(told.popleft()) for _ in range(len(told))])
