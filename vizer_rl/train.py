@@ -31,6 +31,7 @@ from .config import Run, UserError
 from .data import ImageFolder, rows
 from .encoders import Encoders
 from .families import FAMILIES
+from .frozen import Frozen
 from .monitor import Monitor
 from .scenes import draw
 from .scoring import Reward, Scoring
@@ -53,7 +54,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
     model, processor = policy.load(run.family, run.policy)
-    frozen = policy.Frozen(model, processor, run.policy.model)
+    frozen = frozen_policy(run, model, processor, args.max_completion_length)
     encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
     monitor = Monitor(
         watched.ids,
@@ -108,6 +109,18 @@ def rewards_of(run: Run) -> list[Reward]:
         parameters = {key: value for key, value in told.items() if key != "weight"}
         made.append(Reward(name, told["weight"], reward_files.make(name, parameters)))
     return made
+
+
+def frozen_policy(run: Run, model: Any, processor: Any, max_new_tokens: int) -> Frozen:
+    """The policy as it is before training, for the rewards to read."""
+    return Frozen(
+        model,
+        processor,
+        run.policy.model,
+        prompt=run.data.prompt,
+        instruct=run.policy.instruct,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def adapter(run: Run) -> LoraConfig:
