@@ -48,25 +48,23 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
+    made = rewards_of(run)
     images, watched, heldout = image_sets(run, console)
     mode = tracking.wandb_mode(run.tracking.wandb)
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
-    model, processor = policy.load(run.family, run.policy)
-    frozen = policy.Frozen(model, processor, run.policy.model)
-    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
+    frozen, scoring = ready(run, made)
+    model, processor = frozen.model, frozen.processor
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
         run.data.prompt,
         args.max_completion_length,
-        encoders(run.scorer.heldout),
+        scoring.encoders(run.scorer.heldout),
         processor,
         run.monitor.every,
         directory / "adapter",
     )
-    eos = policy.eos_ids(model, processor)
-    scoring = Scoring(rewards_of(run), encoders, frozen, eos, args.num_generations)
     scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
 
     first = args.process_index == 0  # of several devices: the one that writes
@@ -74,9 +72,11 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         if overwrite and directory.exists():
             shutil.rmtree(directory)
         describe(run, directory, images, heldout)
+        scoring.save(directory / "rewards")
+        scoring.tell = console.print
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
-    recorder = tracking.Recorder(directory, list(run.rewards), console)
+    recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
         model,
         processor,
@@ -93,7 +93,10 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     elif first:
         recorder.heldout = monitor.look(trainer.model)
     console.print(f"training starts after {time.monotonic() - began:.0f} s")
-    trainer.train(resume_from_checkpoint=resume or None)
+    try:
+        trainer.train(resume_from_checkpoint=resume or None)
+    finally:
+        recorder.progress.stop()  # gives the terminal back where a reward stops the run
     if first:
         images.write_skipped(directory / "skipped.jsonl")
         tracking.finish_wandb(mode)
@@ -102,12 +105,25 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
 
 
 def rewards_of(run: Run) -> list[Reward]:
-    """The run's rewards with their weights, built from their parameters."""
+    """The run's rewards with their weights, built from their parameters, or UserError."""
     made = []
-    for name, told in run.rewards.items():
-        parameters = {key: value for key, value in told.items() if key != "weight"}
-        made.append(Reward(name, told["weight"], reward_files.make(name, parameters)))
+    for key, told in run.rewards.items():
+        parameters = {name: value for name, value in told.items() if name != "weight"}
+        try:
+            reward = reward_files.make(key, parameters)
+        except ValueError as error:
+            raise UserError(f"rewards.{key}: {error}") from error
+        made.append(Reward(reward_files.title(key), told["weight"], reward))
     return made
+
+
+def ready(run: Run, made: list[Reward]) -> tuple[policy.Frozen, Scoring]:
+    """The frozen policy (it holds model and processor) and the scoring with these rewards."""
+    model, processor = policy.load(run.family, run.policy)
+    frozen = policy.Frozen(model, processor, run.policy.model)
+    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
+    eos, size = policy.eos_ids(model, processor), run.train["num_generations"]
+    return frozen, Scoring(made, encoders, frozen, eos, size, run.data.prompt)
 
 
 def adapter(run: Run) -> LoraConfig:
