@@ -48,24 +48,22 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
-    made = rewards_of(run)
-    images, watched, heldout = image_sets(run, console)
+    made, (images, watched, heldout) = rewards_of(run), image_sets(run, console)
     mode = tracking.wandb_mode(run.tracking.wandb)
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
     frozen, scoring = ready(run, made)
-    model, processor = frozen.model, frozen.processor
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
         run.data.prompt,
         args.max_completion_length,
         scoring.encoders(run.scorer.heldout),
-        processor,
+        frozen.processor,
         run.monitor.every,
         directory / "adapter",
     )
-    scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
+    scoring.prepare(bank(run, frozen, scoring, images))
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -78,8 +76,8 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
     recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
-        model,
-        processor,
+        frozen.model,
+        frozen.processor,
         adapter(run),
         scoring,
         args,
@@ -225,9 +223,7 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
     images.write_skipped(directory / "skipped.jsonl")
 
 
-def bank(
-    run: Run, model: Any, processor: Any, scoring: Scoring, images: ImageFolder, max_new_tokens: int
-) -> Bank:
+def bank(run: Run, frozen: policy.Frozen, scoring: Scoring, images: ImageFolder) -> Bank:
     """Training images for the rewards to prepare with, and the base's own captions of some."""
     ids = images.ids
     if len(ids) > BANK:
@@ -235,11 +231,11 @@ def bank(
     chosen = sorted(random.Random(run.seed).sample(ids, min(SAMPLED, len(ids))))
     pictures = Lazy(images, chosen)
     said = policy.caption(
-        model,
-        processor,
+        frozen.model,
+        frozen.processor,
         pictures,
         run.data.prompt,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=run.train["max_completion_length"],
         temperature=1.0,
     )
     sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
