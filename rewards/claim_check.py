@@ -4,9 +4,9 @@
 
 over the caption's noun phrases with their attributes, at most `most` of them, each asked once. The
 masked image takes away the model's liking for the word yes. Self-verification of atomic claims as
-RLAIF-V (arXiv 2405.17220), with a model judging its own kind and no label; frozen, so that training
-cannot teach the judge. Only for policies that answer questions: a base model's yes is noise, so
-they are refused. Hack: few and easy claims; keep a reward beside it that pays for detail.
+in RLAIF-V (Yu et al., CVPR 2025), here by the policy itself and without a label; frozen, so that
+training cannot teach the judge. Only for policies that answer questions: a base model's yes is
+noise, so they are refused. Hack: few and easy claims; keep a reward beside it that pays for detail.
 Cost: two short passes of the policy per claim of a caption; claims that captions of one image share
 are asked once.
 """
