@@ -63,6 +63,9 @@ class Policy(Section):
     image_splitting: bool = Field(
         default=False, description="tile large images: more detail, more tokens"
     )
+    instruct: bool | None = Field(
+        default=None, description="answers questions; null: where its name says Instruct"
+    )
     lora: Lora = Field(default=Lora(), description="the adapter, all that learns")
 
 

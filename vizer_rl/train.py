@@ -31,6 +31,7 @@ from .config import Run, UserError
 from .data import ImageFolder, rows
 from .encoders import Encoders
 from .families import FAMILIES
+from .frozen import Frozen
 from .monitor import Monitor
 from .scenes import draw
 from .scoring import Reward, Scoring
@@ -52,18 +53,22 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     mode = tracking.wandb_mode(run.tracking.wandb)
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
-    made = parts.load(run, args, images)
-    model, processor, scoring = made.model, made.processor, made.scoring
+    model, processor = policy.load(run.family, run.policy)
+    frozen = frozen_policy(run, model, processor, args.max_completion_length)
+    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
         run.data.prompt,
         args.max_completion_length,
-        made.heldout,
+        encoders(run.scorer.heldout),
         processor,
         run.monitor.every,
         directory / "adapter",
     )
+    eos = policy.eos_ids(model, processor)
+    scoring = Scoring(rewards_of(run), encoders, frozen, eos, args.num_generations)
+    scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -82,7 +87,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         rows(images, policy.messages(run.data.prompt)),
         [recorder, monitor],
     )
-    made.frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
+    frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
     monitor.note = trainer.note
     if resume:
         monitor.recall()
@@ -95,6 +100,27 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         tracking.finish_wandb(mode)
         evaluate.evaluate(directory)
         evaluate.next_steps(directory)
+
+
+def rewards_of(run: Run) -> list[Reward]:
+    """The run's rewards with their weights, built from their parameters."""
+    made = []
+    for name, told in run.rewards.items():
+        parameters = {key: value for key, value in told.items() if key != "weight"}
+        made.append(Reward(name, told["weight"], reward_files.make(name, parameters)))
+    return made
+
+
+def frozen_policy(run: Run, model: Any, processor: Any, max_new_tokens: int) -> Frozen:
+    """The policy as it is before training, for the rewards to read."""
+    return Frozen(
+        model,
+        processor,
+        run.policy.model,
+        prompt=run.data.prompt,
+        instruct=run.policy.instruct,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def adapter(run: Run) -> LoraConfig:
@@ -129,6 +155,19 @@ def training_arguments(run: Run, mode: str, count: int) -> Any:
             f"are {count} to train on"
         )
     return args
+
+
+class Lazy(Sequence[Image]):
+    """Images of a folder by number, decoded when indexed and not before."""
+
+    def __init__(self, folder: ImageFolder, ids: Sequence[str]) -> None:
+        self.folder, self.ids = folder, list(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.folder.load(self.ids[index])
 
 
 def image_sets(run: Run, console: Console) -> tuple[ImageFolder, ImageFolder, ImageFolder]:
@@ -181,3 +220,28 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
     held = {"source": str(heldout.root.resolve()), "ids": heldout.ids, "drawn": drawn}
     (directory / "heldout.json").write_text(json.dumps(held))
     images.write_skipped(directory / "skipped.jsonl")
+
+
+def bank(
+    run: Run, model: Any, processor: Any, scoring: Scoring, images: ImageFolder, max_new_tokens: int
+) -> Bank:
+    """Training images for the rewards to prepare with, and the base's own captions of some."""
+    ids = images.ids
+    if len(ids) > BANK:
+        ids = sorted(random.Random(run.seed).sample(ids, BANK))
+    chosen = sorted(random.Random(run.seed).sample(ids, min(SAMPLED, len(ids))))
+    pictures = Lazy(images, chosen)
+    said = policy.caption(
+        model,
+        processor,
+        pictures,
+        run.data.prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+    )
+    sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
+    return Bank(ids, Lazy(images, ids), sample, CACHE)
+
+
+def _scorer_dtype() -> torch.dtype:
+    return torch.float16 if torch.cuda.is_available() else torch.float32
