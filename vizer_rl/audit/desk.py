@@ -1,12 +1,8 @@
-"""Measures, before training and without a label, what a run's rewards would teach its policy.
+"""What an audit looks at: captions of the frozen policy, attacks on them, and who scores them.
 
-The frozen policy captions some of the training images; each caption is attacked (`attacks.py`) and
-every reward must rank the original higher. Which originals: of each image the one of its captions
-that the held-out scorer likes best, if it ends, says something, and fits its own image better than
-most of the others; a base captioner's average caption may be wrong, and then there is nothing to be
-made worse. Where the outcome of an attack may be true after all, only pairs count in which the
-held-out scorer prefers the original and the frozen policy, asked with this image and with another,
-does too. `verdict.py` says what the numbers mean.
+Which captions are attacked: of each image the one of its sampled captions that the held-out scorer
+likes best, if it ends, says something, and fits its own image better than most of the others. A
+base captioner's average caption may be vague or wrong, and then nothing is made worse by an attack.
 """
 
 from __future__ import annotations
@@ -24,19 +20,40 @@ import torch
 from PIL import ImageStat
 from PIL.Image import Image, Resampling, new
 
-from rewards import CaptionBatch
+from rewards import Bank, CaptionBatch, Encoder
 
-from . import policy
+from .. import policy
+from ..config import Run
+from ..data import ImageFolder
+from ..frozen import Frozen
+from ..metrics.ranks import shuffle_apart
+from ..scoring import Scoring
 from .attacks import ATTACKS, Attack, Subject, pairs_of
 from .lexis import Lexis, vocabulary
-from .metrics.ranks import shuffle_apart
-from .parts import Parts
 
 GROUP = 8  # captions of each image
 SOME_WORDS = 2  # an original that says less has nothing to be made worse
 NEAR_DUPLICATE = 0.95  # image cosine above which a neighbour is the same picture
 CACHED = 32  # decoded images
 CROP, LIGHT = 0.94, 0.06  # mild augmentation: side kept, brightness changed at most by
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run, loaded: the policy has no adapter yet, the rewards are prepared.
+
+    args: TRL's config; images: the training images; heldout: the scorer that no reward uses.
+    """
+
+    run: Run
+    args: Any
+    images: ImageFolder
+    model: Any
+    processor: Any
+    frozen: Frozen
+    heldout: Encoder
+    scoring: Scoring
+    bank: Bank
 
 
 @contextmanager
