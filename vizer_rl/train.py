@@ -27,6 +27,7 @@ from rewards import Bank
 
 from . import algorithms, evaluate, policy, tracking
 from .algorithms.grpo import arguments
+from .audit import Parts, audit
 from .config import Run, UserError
 from .data import ImageFolder, rows
 from .encoders import Encoders
@@ -101,6 +102,19 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         tracking.finish_wandb(mode)
         evaluate.evaluate(directory)
         evaluate.next_steps(directory)
+
+
+def audited(run: Run) -> dict[str, Any]:
+    """Load what training would load and audit it; nothing is trained."""
+    console = Console()
+    made, (images, _, _) = rewards_of(run), image_sets(run, console)
+    args = training_arguments(run, "off", len(images.ids))
+    set_seed(run.seed)
+    frozen, scoring = ready(run, made)
+    heldout = scoring.encoders(run.scorer.heldout)
+    base = bank(run, frozen, scoring, images)
+    scoring.prepare(base)
+    return audit(Parts(run, args, images, frozen, heldout, scoring, base))
 
 
 def rewards_of(run: Run) -> list[Reward]:

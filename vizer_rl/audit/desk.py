@@ -8,7 +8,6 @@ base captioner's average caption may be vague or wrong, and then nothing is made
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import torch
 from PIL import ImageStat
 from PIL.Image import Image, Resampling, new
 
-from rewards import Bank, CaptionBatch, Encoder
+from rewards import Bank, Encoder
 
 from .. import policy
 from ..config import Run
@@ -48,8 +47,6 @@ class Parts:
     run: Run
     args: Any
     images: ImageFolder
-    model: Any
-    processor: Any
     frozen: Frozen
     heldout: Encoder
     scoring: Scoring
@@ -151,7 +148,7 @@ class Desk:
         self.weights = [reward.weight for reward in parts.scoring.rewards]
         self.names = [reward.name for reward in parts.scoring.rewards]
         self.milliseconds = dict.fromkeys(self.names, 0.0)
-        self.eos = policy.eos_ids(parts.model, parts.processor)[0]
+        self.ends = policy.eos_ids(parts.frozen.model, parts.frozen.processor)
 
     @property
     def normalised(self) -> bool:
@@ -160,8 +157,8 @@ class Desk:
 
     def tokens(self, caption: str) -> list[int]:
         """The caption as a completion, EOS at its end."""
-        ids = self.parts.processor.tokenizer(caption, add_special_tokens=False)["input_ids"]
-        return [*ids, self.eos]
+        ids = self.parts.frozen.processor.tokenizer(caption, add_special_tokens=False)["input_ids"]
+        return [*ids, self.ends[0]]
 
     def fits(self, caption: str) -> bool:
         """Whether the policy may speak so long."""
@@ -183,17 +180,11 @@ class Desk:
         pictures = Pictures(self.load, ids, view[1])
         batch = self.parts.scoring.batch(named, pictures, captions, tokens)
         groups = [range(i, i + size) for i in range(0, len(captions), size)]
-        scores = self._scores(replace(batch, groups=groups))
-        return np.array([[np.nan if v is None else v for v in row] for row in scores], np.float64)
-
-    def _scores(self, batch: CaptionBatch) -> list[list[float | None]]:
-        out, scoring = [], self.parts.scoring
-        for reward in scoring.rewards:
-            began = time.perf_counter()
-            out.append(scoring.score(reward, batch))
-            spent = 1000 * (time.perf_counter() - began) / len(batch.captions)
-            self.milliseconds[reward.name] = spent
-        return out
+        scores = self.parts.scoring.scores(replace(batch, groups=groups))
+        seconds = self.parts.scoring.seconds
+        self.milliseconds = {n: 1000 * seconds[n] / len(captions) for n in self.names}
+        rows = [[np.nan if v is None else v for v in scores[name]] for name in self.names]
+        return np.array(rows, np.float64)
 
     def heldout(self, ids: Sequence[str], captions: Sequence[str]) -> np.ndarray:
         """(rows,) cosines under the held-out scorer."""
@@ -213,7 +204,7 @@ def sample(desk: Desk, count: int) -> Said:
     ids = list(parts.bank.sample.image_ids)
     ids = sorted(random.Random(1).sample(ids, min(count, len(ids))))
     rows = [i for i in ids for _ in range(GROUP)]
-    asked = parts.model, parts.processor
+    asked = parts.frozen.model, parts.frozen.processor
     prompt, length = parts.run.data.prompt, int(parts.args.max_completion_length)
     said = policy.caption(
         *asked,
@@ -244,7 +235,7 @@ def _originals(
     heldout: np.ndarray,
 ) -> list[int]:
     """Of each image the caption to attack: ended, says something, liked best, not generic."""
-    ends, chosen = set(policy.eos_ids(desk.parts.model, desk.parts.processor)), []
+    ends, chosen = set(desk.ends), []
     for n, some in enumerate(captions):
         fit = [g for g, ids_ in enumerate(tokens[n]) if ids_ and ids_[-1] in ends]
         fit = [g for g in fit if len(vocabulary([some[g]])) >= SOME_WORDS]

@@ -55,7 +55,7 @@ def against(
 
 def score_rows(desk: Desk, said: Said, pairs: Sequence[tuple[int, str]]) -> np.ndarray:
     """(K, P) scores of (image, caption) pairs; a reward that needs whole groups gets them."""
-    whole = any(getattr(r.score, "groups", False) for r in desk.parts.scoring.rewards)
+    whole = any(r.declared("groups", False) for r in desk.parts.scoring.rewards)
     size = GROUP if whole else 1
     ids, captions, tokens = [], [], []
     for n, caption in pairs:
@@ -199,7 +199,7 @@ def image_control(desk: Desk, said: Said, sample_KNG: np.ndarray, thorough: bool
     captions = [said.original_of(n) for n in attacked]
     tokens = [said.tokens[n][said.original[n]] for n in attacked]
     own = np.stack([sample_KNG[:, n, said.original[n]] for n in attacked], 1)
-    looks = {"other": [others(len(said.ids), t) for t in range(OTHERS if thorough else 2)]}
+    looks = {"other": [others(len(said.ids), t) for t in range(OTHERS if thorough else OTHERS_SHORT)]}
     if thorough:
         looks["blank"] = [list(range(len(said.ids)))]
     for kind, turns in looks.items():

@@ -1,0 +1,2 @@
+"""stub"""
+def verdict(n): return {}
