@@ -52,6 +52,8 @@ def audit(parts: Parts, *, thorough: bool = True) -> dict[str, Any]:
             "attacked": len(said.attacked),
             "temperature": float(parts.args.temperature),
             "rewards": dict(zip(desk.names, desk.weights, strict=True)),
+            "content": [r.name for r in parts.scoring.rewards if r.content],
+            "scorers": parts.run.scorer.model_dump(),
             "milliseconds": desk.milliseconds,
         }
         if said.attacked:
