@@ -25,9 +25,8 @@ from transformers.utils import logging as transformers_logging
 import rewards as reward_files
 from rewards import Bank
 
-from . import algorithms, evaluate, policy, tracking
+from . import algorithms, audit, evaluate, policy, tracking
 from .algorithms.grpo import arguments
-from .audit import Parts, audit
 from .config import Run, UserError
 from .data import ImageFolder, rows
 from .encoders import Encoders
@@ -65,7 +64,8 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         run.monitor.every,
         directory / "adapter",
     )
-    scoring.prepare(bank(run, frozen, scoring, images))
+    base = bank(run, frozen, scoring, images)
+    scoring.prepare(base)
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -76,6 +76,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         scoring.tell = console.print
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
+        if run.monitor.audit and not resume:
+            parts = audit.Parts(run, args, images, frozen, monitor.encoder, scoring, base)
+            audit.look_ahead(parts, console)
     recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
         frozen.model,
@@ -104,9 +107,11 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         evaluate.next_steps(directory)
 
 
-def audited(run: Run) -> dict[str, Any]:
-    """Load what training would load and audit it; nothing is trained."""
+def audit_run(run: Run) -> str:
+    """Load what training would load, audit it, print and write; the overall verdict."""
     console = Console()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     made, (images, _, _) = rewards_of(run), image_sets(run, console)
     args = training_arguments(run, "off", len(images.ids))
     set_seed(run.seed)
@@ -114,7 +119,11 @@ def audited(run: Run) -> dict[str, Any]:
     heldout = scoring.encoders(run.scorer.heldout)
     base = bank(run, frozen, scoring, images)
     scoring.prepare(base)
-    return audit(Parts(run, args, images, frozen, heldout, scoring, base))
+    parts = audit.Parts(run, args, images, frozen, heldout, scoring, base)
+    numbers = audit.audit(parts)
+    audit.show(console, numbers)
+    console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
+    return str(numbers["verdict"]["overall"])
 
 
 def rewards_of(run: Run) -> list[Reward]:

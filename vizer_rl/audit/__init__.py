@@ -12,22 +12,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ..scenes.draw import truth_of
-from .desk import GROUP, Desk, Parts, aside, sample
-from .measure import (
-    Attacked,
+from ..scoring import RewardError
+from .controls import (
     against_truth,
     headroom,
     image_control,
     noise,
     order,
     policy_sight,
-    scored_sample,
     with_sum,
 )
+from .desk import GROUP, Desk, Parts, aside, sample
+from .measure import Attacked, scored_sample
+from .page import page
+from .table import show, show_short
 from .verdict import verdict
 
-__all__ = ["IMAGES", "IMAGES_SHORT", "Parts", "audit"]
+__all__ = ["IMAGES", "IMAGES_SHORT", "Parts", "audit", "look_ahead", "save", "show"]
 
 IMAGES, IMAGES_SHORT = 64, 16
 WORST = 12
@@ -40,7 +44,7 @@ def audit(parts: Parts, *, thorough: bool = True) -> dict[str, Any]:
     the start of training, which never opens the truth. Leaves all random states as they were.
     """
     began = time.monotonic()
-    with aside(parts.run.seed):
+    with aside(parts.run.seed, parts.frozen.model.device):
         desk = Desk(parts)
         said = sample(desk, IMAGES if thorough else IMAGES_SHORT)
         scores = scored_sample(desk, said)
@@ -69,9 +73,35 @@ def audit(parts: Parts, *, thorough: bool = True) -> dict[str, Any]:
             result["noise"] = noise(desk, said, columns)
             truth = _truth(parts)
             result["truth"] = against_truth(said, columns, truth) if truth else None
+        for reward in parts.scoring.rewards:
+            if hasattr(reward.score, "notes"):
+                reward.score.notes()  # what it noted here is not the first step's
     result["seconds"] = round(time.monotonic() - began, 1)
     result["verdict"] = verdict(result)
     return result
+
+
+def save(numbers: dict[str, Any], parts: Parts) -> Path:
+    """Write audit.json and audit.html, for a run that is there into its directory, else audits/."""
+    directory = parts.run.directory
+    if not directory.is_dir():
+        directory = Path("audits") / parts.run.name
+        directory.mkdir(parents=True, exist_ok=True)
+    (directory / "audit.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    html = page(numbers, parts.images.load)
+    (directory / "audit.html").write_text(html, encoding="utf-8")
+    return directory / "audit.html"
+
+
+def look_ahead(parts: Parts, console: Console) -> None:
+    """The short audit at the start of training: says what it finds and stops nothing."""
+    try:
+        numbers = audit(parts, thorough=False)
+    except RewardError as error:
+        console.print(f"audit: cannot be done: {error}", markup=False)
+        return
+    show_short(console, numbers)
+    save(numbers, parts)
 
 
 def _truth(parts: Parts) -> dict[str, Any] | None:

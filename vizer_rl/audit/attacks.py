@@ -17,7 +17,7 @@ from .lexis import CLOSERS, Lexis, core, words_of
 
 Pair = tuple[str, str]  # what it was made from, what it became
 GENERIC = ("a photo", "an image", "a picture of something")
-STYLE = "high quality stock photo, highly detailed"
+STYLE = "high quality stock photo"
 STUFFED = 5  # nouns appended
 SWAPS = 3  # words of each kind swapped in one caption, one at a time
 
@@ -95,9 +95,9 @@ def _swapped(subject: Subject, lexis: Lexis, rng: random.Random, noun: bool) -> 
     pairs = []
     for at in rng.sample(places, min(SWAPS, len(places))):
         word = core(words_of(subject.caption)[at])
-        others = lexis.alternatives(word, subject.said) or lexis.alternatives(
-            word, [subject.caption]
-        )
+        # best a word that nobody said of this image; at last one that the caption itself has
+        tries = (lexis.alternatives(word, s) for s in (subject.said, [subject.caption], []))
+        others = next(filter(None, tries), [])
         if others:
             pairs.append((subject.caption, lexis.replace(subject.caption, at, rng.choice(others))))
     return pairs
@@ -152,9 +152,9 @@ def empty(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
 ATTACKS = (
     Attack("shuffled words", "the same words in another order", "fluency", shuffled_words),
     Attack("repeated caption", "the caption twice", "repetition", repeated_caption),
-    Attack("appended nouns", "frequent nouns that are not there", "region_grounding", appended_nouns),
+    Attack("appended nouns", "nouns that are not there", "region_grounding", appended_nouns),
     Attack("noun swapped", "one object made another", "region_grounding", noun_swapped, True),
-    Attack("attribute swapped", "one attribute changed", "region_grounding", attribute_swapped, True),
+    Attack("attribute swapped", "one changed", "region_grounding", attribute_swapped, True),
     Attack("neighbour's caption", "of a look-alike", "self_retrieval", neighbour_caption, True),
     Attack("generic caption", '"a photo"', "self_retrieval", generic_caption),
     Attack("comma list", "content words alone", "fluency", comma_list),

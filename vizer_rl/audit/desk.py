@@ -54,10 +54,10 @@ class Parts:
 
 
 @contextmanager
-def aside(seed: int) -> Iterator[None]:
+def aside(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers of its own; outside, the next ones are what they would have been."""
     kept = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)

@@ -13,19 +13,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 CLASSES = (
-    ("red orange yellow green blue purple pink black white brown grey gray").split(),
-    ("small large big little tiny huge tall short long wide narrow").split(),
+    _words("red orange yellow green blue purple pink black white brown grey gray"),
+    _words("small large big little tiny huge tall short long wide narrow"),
 )
 OPENERS = set(  # after these a phrase may begin
-    "a an the this that these those its his her their some many several no one two three four five "
-    "six seven eight nine ten and or of with in on at by near under over above below behind beside "
-    "inside between through from to into onto along around".split()
+    _words(
+        """a an the this that these those its his her their some many several no one two three four
+        five six seven eight nine ten and or of with in on at by near under over above below behind
+        beside inside between through from to into onto along around"""
+    )
 )
 CLOSERS = OPENERS | set(
-    "is are was were be been being has have had it they he she there here who which what where "
-    "when while as for not very up down out off left right next front back top but than then so "
-    "can will may".split()
+    _words(
+        """is are was were be been being has have had it they he she there here who which what where
+        when while as for not very up down out off left right next front back top but than then so
+        can will may"""
+    )
 )
 FOUND = 2  # captions that must hold a word before it is put into another
 LIKELY = 6  # how many of the words in most alike company are drawn from
@@ -45,27 +54,20 @@ def phrases(caption: str) -> Iterator[list[int]]:
     """Noun phrases as positions of their words: attributes first, the noun last.
 
     A run of words after an opener ("a", "two", "with") up to a closer, punctuation, a verb in
-    -ing ("a man riding a horse") or the end.
+    -ing ("a man riding a horse") or the end. A caption's first words need no opener, but one word
+    alone ("untitled") is no phrase there.
     """
-    run: list[int] | None = None
     words = words_of(caption)
-    for at, word in enumerate(words):
+    run: list[int] | None = []
+    for at, word in enumerate([*words, "."]):
         plain = core(word)
-        verb = plain.endswith("ing") and bool(run)
-        if plain in CLOSERS or verb or not plain.isalpha():
-            if run:
+        ends = plain in CLOSERS or not plain.isalpha() or (plain.endswith("ing") and bool(run))
+        if run is not None and not ends:
+            run.append(at)
+        if ends or re.search(r"\W$", word):
+            if run and run != [0]:
                 yield run
             run = [] if plain in OPENERS else None
-            continue
-        if run is None and at == 0:
-            run = []  # "red circle on a wall" opens by itself
-        if run is not None:
-            run.append(at)
-            if re.search(r"\W$", word):
-                yield run
-                run = None
-    if run:
-        yield run
 
 
 def plural(word: str) -> bool:
@@ -76,21 +78,23 @@ def plural(word: str) -> bool:
 class Lexis:
     """What was learned from captions.
 
-    captions: how many hold each word; nouns, attributes: how often a word was either; company: the
-    words next to each word; articles: how often "a" or "an" stood before it.
+    captions: how many hold each word; nouns, attributes: how often a word was either; before,
+    after: the words next to each word; articles: how often "a" or "an" stood before it.
     """
 
     captions: Counter[str]
     nouns: Counter[str]
     attributes: Counter[str]
-    company: dict[str, Counter[str]]
+    before: dict[str, Counter[str]]
+    after: dict[str, Counter[str]]
     articles: Counter[tuple[str, str]]
 
     @classmethod
     def learn(cls, captions: Iterable[str]) -> Lexis:
         """Count over captions, each as often as it was said."""
         held, nouns, attributes = Counter[str](), Counter[str](), Counter[str]()
-        company: dict[str, Counter[str]] = defaultdict(Counter)
+        before: dict[str, Counter[str]] = defaultdict(Counter)
+        after: dict[str, Counter[str]] = defaultdict(Counter)
         articles: Counter[tuple[str, str]] = Counter()
         for caption in captions:
             words = [core(w) for w in words_of(caption)]
@@ -98,10 +102,11 @@ class Lexis:
             for run in phrases(caption):
                 nouns[words[run[-1]]] += 1
                 attributes.update(words[i] for i in run[:-1])
-            for before, word, after in zip(["<"] + words, words, words[1:] + [">"], strict=False):
-                company[word].update((f"{before} _", f"_ {after}"))
-                articles[before, word] += before in ("a", "an")
-        return cls(held, nouns, attributes, dict(company), articles)
+            for last, word, following in zip(["<"] + words, words, words[1:] + [">"], strict=False):
+                before[word][last] += 1
+                after[word][following] += 1
+                articles[last, word] += last in ("a", "an")
+        return cls(held, nouns, attributes, dict(before), dict(after), articles)
 
     def is_noun(self, word: str) -> bool:
         """Whether a word ends phrases more often than it stands before their ends."""
@@ -121,12 +126,12 @@ class Lexis:
         here = {core(w) for caption in said for w in words_of(caption)} | {word}
         for known in CLASSES:
             if word in known:
-                told = sorted((w for w in known if self.captions[w]), key=lambda w: known.index(w))
-                return [w for w in told if w not in here] or [w for w in known if w not in here]
+                told = [w for w in known if self.captions[w] and w != word]
+                return [w for w in told or known if w not in here]
         noun = self.is_noun(word)
         alike = [
             w
-            for w in self.company
+            for w in self.captions
             if w not in here
             and w.isalpha()
             and self.captions[w] >= FOUND
@@ -134,8 +139,14 @@ class Lexis:
             and self.is_noun(w) == noun
             and plural(w) == plural(word)
         ]
-        near = {w: _cosine(self.company[w], self.company.get(word, Counter())) for w in alike}
+        near = {w: self.likeness(word, w) for w in alike}
         return sorted((w for w in alike if near[w] > 0), key=lambda w: (-near[w], w))[:LIKELY]
+
+    def likeness(self, one: str, other: str) -> float:
+        """How alike the company of two words is, on the side on which it is less so."""
+        none = Counter[str]()
+        sides = (self.before, self.after)
+        return min(_cosine(side.get(one, none), side.get(other, none)) for side in sides)
 
     def absent_nouns(self, said: Iterable[str], count: int) -> list[str]:
         """The most frequent nouns that none of the `said` holds, singular where there are any."""

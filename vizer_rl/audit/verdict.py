@@ -12,9 +12,13 @@ from typing import Any
 # Thresholds. An interval must be clear of the first kind; the second kind are plain values.
 CHANCE = 0.5  # of two captions, the reward prefers the wrong one as often as the right one
 SOUND = 0.9  # wanted of every attack before any RL (REWARDS, reward unit tests)
+WORDS = (
+    0.93  # of swapped words; on scenes sound scorers have .95 to .97, one 86 % right on shapes .89
+)
 COIN = 0.75  # a judge that is right less often is nearer to a coin than to knowledge
 LOOKS = 0.75  # original with its image against the same with another: COIN, once more
 SEES = 0.8  # swaps a base must see; it was 60 % in the sketch where RL took F1 from .63 to .25
+MANY = 8  # images that an attack must have been tried on to be told of
 LIKELY = 0.1  # share of attacked captions within reach of the policy, from which one will be found
 AGREES = 0.3  # within-image rank correlation; the default recipe on scenes has .74
 TIED = 0.5  # share of images whose captions the reward does not tell apart
@@ -135,7 +139,7 @@ def _trust(numbers: Mapping[str, Any]) -> Lines:
     """Whether the scorers tell one wrong word from the right one."""
     for kind, judges in numbers["trust"].items():
         told = judges["reward"]
-        if told and told["value"] < SOUND:
+        if told and told["value"] < WORDS:
             wrong = f"one in {1 / max(0.01, 1 - told['value']):.0f}"
             yield _line(
                 "fail" if told["high"] < COIN else "warn",
@@ -155,7 +159,7 @@ def _attacks(numbers: Mapping[str, Any]) -> Lines:
     won, near, far = [], [], []
     for name, told in numbers["attacks"].items():
         rate = told["wins"]["sum"]
-        if rate is None or name in SWAPS or rate["value"] >= SOUND:
+        if name in SWAPS or told["images"] < MANY or rate["value"] >= SOUND:
             continue
         item = (f"{name} ({_percent(1 - rate['value'])})", told["guard"])
         if rate["high"] < CHANCE:

@@ -23,6 +23,11 @@ def estimate(values_N: np.ndarray) -> Estimate | None:
     return estimates({"": there})[""] if len(there) else None
 
 
+def number(value: float) -> float | None:
+    """The value, None for NaN: JSON has none."""
+    return None if np.isnan(value) else float(value)
+
+
 def wins(better_P: np.ndarray, worse_P: np.ndarray) -> np.ndarray:
     """(P,) 1 where the first scores higher, .5 for a tie, 0 else; NaN where one has no score."""
     won = (better_P > worse_P) + 0.5 * (better_P == worse_P)
