@@ -13,8 +13,6 @@ from typing import Any
 CHANCE = 0.5  # of two captions, the reward prefers the wrong one as often as the right one
 SOUND = 0.9  # wanted of every attack before any RL (REWARDS, reward unit tests)
 WORDS = 0.93  # of swapped words: sound scorers have .95 to .97 on scenes, a poor one .89
-    0.93  # of swapped words; on scenes sound scorers have .95 to .97, one 86 % right on shapes .89
-)
 COIN = 0.75  # a judge that is right less often is nearer to a coin than to knowledge
 LOOKS = 0.75  # original with its image against the same with another: COIN, once more
 SEES = 0.8  # swaps a base must see; it was 60 % in the sketch where RL took F1 from .63 to .25
