@@ -109,7 +109,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
 
 def audit_run(run: Run) -> str:
     """Load what training would load, audit it, print and write; the overall verdict."""
-    console = Console()
+    console = Console() if Console().is_terminal else Console(width=100)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     made, (images, _, _) = rewards_of(run), image_sets(run, console)

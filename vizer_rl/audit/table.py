@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,25 +19,28 @@ SAYS = {
     "warn": "may be trained with; know the risks",
     "fail": "training with this will not make the captions truer",
 }
-SHOWN = 6  # rewards with a column of their own
+FIRST, EACH = 43, 11  # columns of the terminal that the first cells of a row take, and each reward
 
 
 def show(console: Console, numbers: Mapping[str, Any]) -> None:
     """Print the whole audit."""
     console.print(_title(numbers))
-    _lines(console, numbers, {"pass", "warn", "fail"})
+    console.print(_lines(numbers))
     if "attacks" in numbers:
         console.print("\nHow often the original beats the attacked caption (95 % interval):")
-        console.print(_attacks(numbers))
+        console.print(_attacks(numbers, console.width))
         console.print("\nWhat the rewards go by (within an image's captions):")
-        console.print(_controls(numbers))
+        console.print(_controls(numbers, console.width))
+    more = len(numbers["rewards"]) - len(_columns(numbers, console.width))
+    if more:
+        console.print(f"({more} more rewards: see the page)")
     _headroom(console, numbers)
 
 
-def show_short(console: Console, numbers: Mapping[str, Any], most: int = 4) -> None:
+def show_short(console: Console, numbers: Mapping[str, Any], most: int = 3) -> None:
     """Print the verdict and the gravest findings, for the start of training."""
     console.print(_title(numbers))
-    _lines(console, numbers, {"pass", "warn", "fail"}, most)
+    console.print(_lines(numbers, most))
 
 
 def _title(numbers: Mapping[str, Any]) -> Text:
@@ -47,31 +51,32 @@ def _title(numbers: Mapping[str, Any]) -> Text:
     return text
 
 
-def _lines(
-    console: Console, numbers: Mapping[str, Any], levels: set[str], most: int | None = None
-) -> None:
-    lines = [line for line in numbers["verdict"]["lines"] if line["level"] in levels]
-    for line in lines[:most]:
-        text = Text("  ")
-        text.append(line["level"], style=STYLE[line["level"]])
-        text.append(f" {line['says']}")
-        if line["do"]:
-            text.append(f" {line['do']}", style="bold")
-        console.print(text, soft_wrap=not console.is_terminal)
+def _lines(numbers: Mapping[str, Any], most: int | None = None) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    for line in numbers["verdict"]["lines"][:most]:
+        says = Text(line["says"])
+        says.append(f" {line['do']}" if line["do"] else "", style="bold")
+        grid.add_row(Text(f"  {line['level']}", style=STYLE[line["level"]]), says)
+    return grid
 
 
-def _columns(numbers: Mapping[str, Any]) -> list[str]:
-    """The rewards shown: those that count first, in the order of the run file."""
+def _columns(numbers: Mapping[str, Any], width: int) -> list[str]:
+    """The rewards that there is room for: those that count first, in the order of the run file."""
     rewards = numbers["rewards"]
-    return sorted(rewards, key=lambda name: not rewards[name])[:SHOWN]
+    return sorted(rewards, key=lambda name: not rewards[name])[: max(1, (width - FIRST) // EACH)]
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
         justify: Any = "right" if number else "left"
-        table.add_column(column.replace("_", " "), justify=justify, vertical="bottom")
+        header = column.replace("_", "\n").replace(" ", "\n")
+        table.add_column(header, justify=justify, vertical="bottom", no_wrap=True)
     return table
+
+
+def _short(value: float) -> str:
+    return re.sub(r"\b0\.", ".", f"{value:.2f}")
 
 
 def _rate(estimate: Mapping[str, float] | None, interval: bool = False) -> Text:
@@ -80,14 +85,14 @@ def _rate(estimate: Mapping[str, float] | None, interval: bool = False) -> Text:
         return Text("–", style="dim")
     value = estimate["value"]
     style = "" if value >= SOUND else "yellow" if value >= CHANCE else "red"
-    told = f"{value:.2f}"
+    told = _short(value)
     if interval:
-        told += f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+        told += f" [{_short(estimate['low'])}, {_short(estimate['high'])}]"
     return Text(told, style=style)
 
 
-def _attacks(numbers: Mapping[str, Any]) -> Table:
-    shown = _columns(numbers)
+def _attacks(numbers: Mapping[str, Any], width: int) -> Table:
+    shown = _columns(numbers, width)
     table = _table("attack", "pairs", "weighted sum", *shown)
     for name, told in numbers["attacks"].items():
         won = told["wins"]
@@ -100,11 +105,11 @@ def _plain(value: Mapping[str, float] | float | None) -> str:
     if value is None:
         return "–"
     number = value if isinstance(value, float) else value["value"]  # type: ignore[index]
-    return f"{number:.2f}"
+    return _short(number)
 
 
-def _controls(numbers: Mapping[str, Any]) -> Table:
-    shown = ["sum", *_columns(numbers)]
+def _controls(numbers: Mapping[str, Any], width: int) -> Table:
+    shown = ["sum", *_columns(numbers, width)]
     table = _table("", *("weighted sum" if name == "sum" else name for name in shown))
     for title, values, _ in controls(numbers):
         table.add_row(title, *(_plain(values.get(name)) for name in shown))

@@ -34,7 +34,9 @@ def verdict(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
     The gravest come first; a line of level pass says what is well.
     """
-    lines = [*_base(numbers), *_reward(numbers)]
+    lines = [*_base(numbers)]
+    if numbers["attacked"] and not _blind(numbers):  # else there is nothing to judge rewards by
+        lines += [*_reward(numbers)]
     if not any(line["level"] == "fail" for line in lines):
         lines += [*_headroom(numbers)]
     lines.sort(key=lambda line: -LEVELS.index(line["level"]))
@@ -54,7 +56,12 @@ def _at(estimate: Mapping[str, float] | None, default: float) -> float:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+
+
+def _blind(numbers: Mapping[str, Any]) -> bool:
+    """Whether the base finds its captions no likelier with their image than with another."""
+    return _low(numbers["controls"]["policy"]) <= CHANCE
 
 
 def _base(numbers: Mapping[str, Any]) -> Lines:
@@ -67,8 +74,8 @@ def _base(numbers: Mapping[str, Any]) -> Lines:
             "Look at its captions: is it the right model, prompt and max_completion_length?",
         )
         return
-    sight = numbers["controls"]["policy"]
-    if _low(sight) <= CHANCE:
+    if _blind(numbers):
+        sight = numbers["controls"]["policy"]
         yield _line(
             "fail",
             "sight",
@@ -90,8 +97,6 @@ def _base(numbers: Mapping[str, Any]) -> Lines:
 
 def _reward(numbers: Mapping[str, Any]) -> Lines:
     """Whether the weighted sum can be trained on; only the first thing that is fatal is told."""
-    if not numbers["attacked"]:
-        return
     tied = numbers["order"]["tied"]["sum"]
     if tied > TIED:
         yield _line(
@@ -103,8 +108,7 @@ def _reward(numbers: Mapping[str, Any]) -> Lines:
         )
         return
     looks = numbers["controls"]["other"]["sum"]
-    sees = _low(numbers["controls"]["policy"]) > CHANCE
-    if sees and _low(looks) <= CHANCE:
+    if _low(looks) <= CHANCE:
         yield _line(
             "fail",
             "image",
@@ -114,7 +118,7 @@ def _reward(numbers: Mapping[str, Any]) -> Lines:
         )
         return
     agrees = numbers["order"]["heldout"]["sum"]
-    if sees and _low(agrees) <= 0:
+    if _low(agrees) <= 0:
         yield _line(
             "fail",
             "held-out",
@@ -123,9 +127,9 @@ def _reward(numbers: Mapping[str, Any]) -> Lines:
             "Take another training scorer, or see which reward disagrees and drop it.",
         )
         return
-    if sees and _at(looks, 1) < LOOKS:
+    if _at(looks, 1) < LOOKS:
         yield _line("warn", "image", f"It hardly looks at the image: {_percent(looks['value'])}.")
-    if sees and _at(agrees, 1) < AGREES:
+    if _at(agrees, 1) < AGREES:
         says = f"The held-out scorer agrees little: rank correlation {agrees['value']:+.2f}."
         yield _line("warn", "held-out", says, "Give more weight to the rewards that agree.")
     yield from _trust(numbers)
@@ -190,11 +194,11 @@ def _habits(numbers: Mapping[str, Any]) -> Lines:
             "caption does: much of the reward is noise."
         )
         yield _line("warn", "noise", says, "Raise the rewards' `step`, or take a stronger scorer.")
-    for name in numbers["content"]:
-        told = numbers["controls"]["other"][name]
-        if numbers["rewards"][name] and _low(told) <= CHANCE:
-            says = f"{name} does not look at the image."
-            yield _line("warn", "image", says, "Drop it, or declare `content = False`.")
+    judged = [name for name in numbers["content"] if numbers["rewards"][name]]
+    blind = [n for n in judged if _low(numbers["controls"]["other"][n]) <= CHANCE]
+    if blind:
+        says = f"For itself, this does not look at the image: {', '.join(blind)}."
+        yield _line("warn", "image", says, "Drop it, or declare `content = False` in it.")
     scorers = numbers["scorers"]
     if scorers["train"] == scorers["heldout"]:
         says = "Training and held-out scorer are the same: their agreement means nothing."
