@@ -25,9 +25,10 @@ from .controls import (
     policy_sight,
     with_sum,
 )
-from .desk import GROUP, Desk, Parts, aside, sample
+from .desk import GROUP, Desk, Parts, sample
 from .measure import Attacked, scored_sample
 from .page import page
+from .pictures import aside
 from .table import show, show_short
 from .verdict import verdict
 

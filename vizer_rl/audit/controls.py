@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..metrics import ranks
-from ..metrics.ranks import estimate, number, spearman, weighted_sum, wins, within
-from .desk import GROUP, Desk, Said, augmented, blank, others
+from ..metrics.ranks import estimate, mean, number, per_image, spearman, weighted_sum, wins, within
+from .desk import GROUP, Desk, Said, others
 from .measure import SUM, Numbers, against, scored_sample
+from .pictures import augmented, blank
 
 BEST_OF = (1, 2, 4, GROUP)
 OTHERS, OTHERS_SHORT = 4, 2  # other images that each original is scored with
@@ -40,7 +41,10 @@ def image_control(desk: Desk, said: Said, sample_KNG: np.ndarray, thorough: bool
             rates[SUM].append(wins(*sums))
             for k, name in enumerate(desk.names):
                 rates[name].append(wins(own[k], there[k]))
-        out[kind] = {name: estimate(np.nanmean(r, 0)) for name, r in rates.items()}
+        images = [n for _ in turns for n in attacked]
+        out[kind] = {
+            name: estimate(per_image(np.concatenate(r), images)) for name, r in rates.items()
+        }
     return out
 
 
@@ -90,8 +94,8 @@ def noise(desk: Desk, said: Said, columns: dict[str, np.ndarray]) -> Numbers:
     out: Numbers = {}
     for name, scores in columns.items():
         apart = one[name] - two[name]
-        apart = apart - np.nanmean(apart, 1, keepdims=True)
-        spread = np.nanmean(np.nanvar(scores, 1))
+        apart = apart - mean(apart)[:, None]
+        spread = np.nanmean(mean((scores - mean(scores)[:, None]) ** 2))
         out[name] = float(np.sqrt(np.nanmean(apart**2) / 2 / spread)) if spread > 1e-12 else None
     return out
 

@@ -8,16 +8,13 @@ base captioner's average caption may be vague or wrong, and then nothing is made
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ImageStat
-from PIL.Image import Image, Resampling, new
 
 from rewards import Bank, Encoder
 
@@ -29,12 +26,13 @@ from ..metrics.ranks import shuffle_apart
 from ..scoring import Scoring
 from .attacks import ATTACKS, Attack, Subject, pairs_of
 from .lexis import Lexis, vocabulary
+from .pictures import Pictures
 
 GROUP = 8  # captions of each image
 SOME_WORDS = 2  # an original that says less has nothing to be made worse
 NEAR_DUPLICATE = 0.95  # image cosine above which a neighbour is the same picture
+NEIGHBOURS = 128  # images of the bank among which the nearest is looked for
 CACHED = 32  # decoded images
-CROP, LIGHT = 0.94, 0.06  # mild augmentation: side kept, brightness changed at most by
 
 
 @dataclass(frozen=True)
@@ -51,57 +49,6 @@ class Parts:
     heldout: Encoder
     scoring: Scoring
     bank: Bank
-
-
-@contextmanager
-def aside(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of its own; outside, the next ones are what they would have been."""
-    kept = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])
-
-
-class Pictures(Sequence[Image]):
-    """The image of each row: an id of the run's images, seen as `view` shows it."""
-
-    def __init__(self, load: Any, ids: Sequence[str], view: Any = None) -> None:
-        self.load, self.ids, self.view = load, list(ids), view
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return Pictures(self.load, self.ids[row], self.view)
-        image = self.load(self.ids[row])
-        return self.view(image, f"{self.ids[row]}") if self.view else image
-
-
-def blank(image: Image, _: str) -> Image:
-    """Nothing but the image's mean colour."""
-    mean = [round(v) for v in ImageStat.Stat(image).mean]
-    return new("RGB", image.size, (mean[0], mean[1], mean[2]))
-
-
-def augmented(turn: int) -> Any:
-    """A view: a little less of the image, a little lighter or darker; never flipped."""
-
-    def view(image: Image, image_id: str) -> Image:
-        rng = random.Random(f"{turn}{image_id}")
-        width, height = (round(CROP * side) for side in image.size)
-        x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
-        part = image.crop((x, y, x + width, y + height)).resize(image.size, Resampling.BICUBIC)
-        light = 1 + rng.uniform(-LIGHT, LIGHT)
-        return part.point(lambda value: value * light)
-
-    return view
 
 
 @dataclass(frozen=True)
@@ -194,8 +141,11 @@ class Desk:
 
     def log_probs(self, ids: Sequence[str], captions: Sequence[str]) -> np.ndarray:
         """(rows,) log-probability of each caption's tokens under the frozen policy, in nats."""
-        told = self.parts.frozen.log_probs(list(captions), Pictures(self.load, ids))
-        return np.array([float(t.sum()) for t in told])
+        pairs = list(dict.fromkeys(zip(ids, captions, strict=True)))  # each read once
+        pictures = Pictures(self.load, [image_id for image_id, _ in pairs])
+        told = self.parts.frozen.log_probs([caption for _, caption in pairs], pictures)
+        known = {pair: float(t.sum()) for pair, t in zip(pairs, told, strict=True)}
+        return np.array([known[pair] for pair in zip(ids, captions, strict=True)])
 
 
 def sample(desk: Desk, count: int) -> Said:
@@ -260,7 +210,10 @@ def attack_rows(desk: Desk, said: Said) -> tuple[list[Row], dict[str, dict[str, 
     rows: list[Row] = []
     left = {a.name: {"unchanged": 0, "too_long": 0, "contested": 0} for a in ATTACKS}
     for n in said.attacked:
-        stranger = bank.captions[(n * 7 + 3) % len(bank.captions)]
+        strangers = [
+            c for i, c in zip(bank.image_ids, bank.captions, strict=True) if i != said.ids[n]
+        ]
+        stranger = strangers[(7 * n + 3) % len(strangers)]
         told = (*said.captions[n], said.greedy[n])
         subject = Subject(said.original_of(n), told, near[n], stranger, context)
         for attack in ATTACKS:
@@ -275,17 +228,22 @@ def attack_rows(desk: Desk, said: Said) -> tuple[list[Row], dict[str, dict[str, 
 
 
 def neighbours(desk: Desk, said: Said) -> list[str | None]:
-    """For each image the bank's caption of the nearest image, of which other things are said."""
-    bank, frozen = desk.parts.bank.sample, desk.parts.frozen
-    every = frozen.image_features(bank.image_ids, bank.images)
+    """For each image the bank's caption of the nearest image, of which other things are said.
+
+    Nearest by the frozen policy's own view of images, for it is what the policy would mistake.
+    """
+    bank = desk.parts.bank.sample
+    captions = dict(zip(bank.image_ids, bank.captions, strict=True))
+    ids = list(dict.fromkeys([*said.ids, *bank.image_ids[:NEIGHBOURS]]))
+    every = desk.parts.frozen.image_features(ids, Pictures(desk.load, ids))
     every = torch.nn.functional.normalize(every - every.mean(0), dim=-1)
-    at = {image_id: row for row, image_id in enumerate(bank.image_ids)}
     out: list[str | None] = []
-    for n, image_id in enumerate(said.ids):
-        alike = every @ every[at[image_id]]
-        close = [int(row) for row in alike.argsort(descending=True) if alike[row] < NEAR_DUPLICATE]
+    for n in range(len(said.ids)):
+        alike = every @ every[n]
+        order = alike.argsort(descending=True).tolist()
+        close = (captions[ids[row]] for row in order if alike[row] < NEAR_DUPLICATE)
         told = {*said.captions[n], said.greedy[n], ""}
-        out.append(next((bank.captions[r] for r in close if bank.captions[r] not in told), None))
+        out.append(next((caption for caption in close if caption not in told), None))
     return out
 
 

@@ -74,9 +74,9 @@ class Attacked:
         self.desk, self.said = desk, said
         self.rows, self.left = attack_rows(desk, said)
         rows, ids = self.rows, [said.ids[row.n] for row in self.rows]
-        both = score_rows(
-            desk, said, [(r.n, r.better) for r in rows] + [(r.n, r.worse) for r in rows]
-        )
+        pairs = [(r.n, r.better) for r in rows] + [(r.n, r.worse) for r in rows]
+        unique = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
+        both = score_rows(desk, said, list(unique))[:, [unique[pair] for pair in pairs]]
         self.better_KP, self.worse_KP = both[:, : len(rows)], both[:, len(rows) :]
         images = [row.n for row in rows]
         self.sums = against(desk, sample_KNG, said, images, self.better_KP, self.worse_KP)

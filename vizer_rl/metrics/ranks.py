@@ -28,6 +28,12 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is there, 0 where nothing is."""
+    there = ~np.isnan(values)
+    return np.nan_to_num(values).sum(-1) / np.maximum(there.sum(-1), 1)
+
+
 def wins(better_P: np.ndarray, worse_P: np.ndarray) -> np.ndarray:
     """(P,) 1 where the first scores higher, .5 for a tie, 0 else; NaN where one has no score."""
     won = (better_P > worse_P) + 0.5 * (better_P == worse_P)
@@ -77,17 +83,11 @@ def weighted_sum(scores_KNG: np.ndarray, weights: Sequence[float], normalised: b
     """
     scores = np.asarray(scores_KNG, np.float64)
     if normalised:
-        some = np.where(np.isnan(scores).all(-1, keepdims=True), 0.0, scores)
-        mean = np.nanmean(some, -1, keepdims=True)
-        spread = np.nan_to_num(_std(some))
-        scores = (scores - mean) / (spread + EPSILON)
+        centred = scores - mean(scores)[..., None]
+        count = (~np.isnan(scores)).sum(-1, keepdims=True)
+        square = np.nan_to_num(centred**2).sum(-1, keepdims=True)
+        scores = centred / (np.sqrt(square / np.maximum(count - 1, 1)) + EPSILON)
     return np.einsum("k,kng->ng", np.asarray(weights, np.float64), np.nan_to_num(scores))
-
-
-def _std(values: np.ndarray) -> np.ndarray:
-    """Standard deviation over the last axis with n - 1, as torch's; 0 for a single number."""
-    n = (~np.isnan(values)).sum(-1, keepdims=True)
-    return np.nanstd(values, -1, keepdims=True) * np.sqrt(n / np.maximum(n - 1, 1))
 
 
 def best_of(ranking_NG: np.ndarray, value_NG: np.ndarray, n: int) -> np.ndarray:
