@@ -13,11 +13,14 @@ import torch
 from peft import PeftModel
 from PIL.Image import Image
 
+from rewards._images import Picked
+
 from . import policy
 from .families import FAMILIES
 from .reading import TOKENS, Seen, hidden_states, look, see
 from .views import VIEWS
 
+SAMPLED = 4 * TOKENS  # prompts and captions that are sampled at once
 ANSWERS = (("Yes", "yes"), ("No", "no"))
 
 
@@ -144,7 +147,7 @@ class Frozen:
     def sample(self, images: Sequence[Image], count: int, seed: int) -> list[list[str]]:
         """`count` captions of each image, sampled at temperature 1; the same seed, the same."""
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        each = [images[i] for i in range(len(images)) for _ in range(count)]
+        each = Picked(images, [row for row in range(len(images)) for _ in range(count)])
         with self._as_before_training(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             said = policy.caption(
@@ -154,8 +157,16 @@ class Frozen:
                 self.prompt,
                 max_new_tokens=self.max_new_tokens,
                 temperature=1.0,
+                batch_size=self._together(images),
             )
         return [[c.text for c in said[i : i + count]] for i in range(0, len(said), count)]
+
+    def _together(self, images: Sequence[Image]) -> int:
+        """How many captions to sample at once: of a token, only keys and values are kept."""
+        if not len(images):
+            return 1
+        prompt = see(self.processor, images[0], self._chat(self.prompt)).ids
+        return max(1, SAMPLED // (len(prompt) + self.max_new_tokens))
 
     def yes(
         self, questions: Sequence[str], images: Sequence[Image], view: str = "image"

@@ -254,7 +254,7 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
     images.write_skipped(directory / "skipped.jsonl")
 
 
-def bank(run: Run, frozen: policy.Frozen, scoring: Scoring, images: ImageFolder) -> Bank:
+def bank(run: Run, frozen: Frozen, scoring: Scoring, images: ImageFolder) -> Bank:
     """Training images for the rewards to prepare with, and the base's own captions of some."""
     ids = images.ids
     if len(ids) > BANK:
