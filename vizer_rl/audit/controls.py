@@ -13,9 +13,10 @@ import numpy as np
 
 from ..metrics import ranks
 from ..metrics.ranks import estimate, mean, number, per_image, spearman, weighted_sum, wins, within
+from ..views import blank
 from .desk import GROUP, Desk, Said, others
 from .measure import SUM, Numbers, against, scored_sample
-from .pictures import augmented, blank
+from .pictures import augmented
 
 BEST_OF = (1, 2, 4, GROUP)
 OTHERS, OTHERS_SHORT = 4, 2  # other images that each original is scored with

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ImageStat
-from PIL.Image import Image, Resampling, new
+from PIL.Image import Image, Resampling
+
+from ..views import fingerprint
 
 CROP, LIGHT = 0.94, 0.06  # mild changes: side kept, brightness changed at most by
+View = Callable[[Image], Image]
 
 
 @contextmanager
@@ -31,9 +33,11 @@ def aside(seed: int, device: torch.device) -> Iterator[None]:
 
 
 class Pictures(Sequence[Image]):
-    """The image of each row: an id of the run's images, seen as `view` shows it."""
+    """The image of each row, which `load` gives by its id, as `view` shows it."""
 
-    def __init__(self, load: Any, ids: Sequence[str], view: Any = None) -> None:
+    def __init__(
+        self, load: Callable[[str], Image], ids: Sequence[str], view: View | None = None
+    ) -> None:
         self.load, self.ids, self.view = load, list(ids), view
 
     def __len__(self) -> int:
@@ -43,21 +47,15 @@ class Pictures(Sequence[Image]):
         if isinstance(row, slice):
             return Pictures(self.load, self.ids[row], self.view)
         image = self.load(self.ids[row])
-        return self.view(image, f"{self.ids[row]}") if self.view else image
+        return self.view(image) if self.view else image
 
 
-def blank(image: Image, _: str) -> Image:
-    """Nothing but the image's mean colour."""
-    mean = [round(v) for v in ImageStat.Stat(image).mean]
-    return new("RGB", image.size, (mean[0], mean[1], mean[2]))
-
-
-def augmented(turn: int) -> Any:
+def augmented(turn: int) -> View:
     """A view: a little less of the image, a little lighter or darker; never flipped."""
 
-    def view(image: Image, image_id: str) -> Image:
-        rng = random.Random(f"{turn}{image_id}")
-        width, height = (round(CROP * side) for side in image.size)
+    def view(image: Image) -> Image:
+        rng = random.Random(fingerprint(image) + bytes([turn]))
+        width, height = (max(1, round(CROP * side)) for side in image.size)
         x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
         part = image.crop((x, y, x + width, y + height)).resize(image.size, Resampling.BICUBIC)
         light = 1 + rng.uniform(-LIGHT, LIGHT)
