@@ -15,6 +15,7 @@ TINY = [
     "data.heldout=12",
     "data.limit=80",
     "monitor.images=4",
+    "monitor.audit=false",
     "tracking.wandb=off",
     "train.max_steps=2",
     "train.warmup_steps=0",

@@ -96,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="train.max_steps=20, …")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--overwrite", action="store_true", help="delete the run directory first")
+    audit = add("audit", _audit, "tell what its rewards would teach, before training")
+    audit.epilog = (
+        "Writes audit.json and audit.html into runs/NAME where that run is there, else into "
+        "audits/NAME. On drawn scenes the truth is reported; the verdict never uses it."
+    )
+    audit.add_argument("file", type=Path, metavar="RUN.yaml", help="as experiments/smolvlm.yaml")
+    audit.add_argument("overrides", nargs="*", metavar="key=value", help="as for train")
+    audit.add_argument("--strict", action="store_true", help="exit with 1 if the verdict is fail")
     caption = add("caption", _caption, "caption images before and after training, side by side")
     caption.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     evaluate = add("evaluate", _evaluate, "score the held-out images of a run anew")
@@ -118,6 +126,17 @@ def _train(asked: argparse.Namespace) -> None:
     from .train import train
 
     train(run, resume=asked.resume, overwrite=asked.overwrite)
+
+
+def _audit(asked: argparse.Namespace) -> None:
+    import torch
+
+    from .config import load
+
+    run = load(asked.file, asked.overrides, torch.cuda.is_available())
+    from .train import audit_run
+
+    asked.exit_code = int(audit_run(run) == "fail" and asked.strict)
 
 
 def _caption(asked: argparse.Namespace) -> None:

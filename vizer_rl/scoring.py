@@ -167,6 +167,11 @@ class Scoring:
             scores[r.name] = [r.floor if low else value for value, low in column]
         return scores
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each reward took over the last batch, by name."""
+        return dict(self._seconds)
+
     def weighted(self, scores: dict[str, Column]) -> list[float]:
         """The weighted sum per caption; None counts 0."""
         columns = [[r.weight * (v or 0.0) for v in scores[r.name]] for r in self.rewards]

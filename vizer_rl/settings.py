@@ -92,6 +92,7 @@ class Monitor(Section):
         default=10, ge=0, description="steps between looks at the held-out scorer; 0: never"
     )
     images: int = Field(default=64, ge=1, description="held-out images per look")
+    audit: bool = Field(default=True, description="a short audit of the rewards before training")
 
 
 class Tracking(Section):

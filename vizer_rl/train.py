@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 import rewards as reward_files
 from rewards import Bank
 
-from . import algorithms, evaluate, policy, tracking
+from . import algorithms, audit, evaluate, policy, tracking
 from .algorithms.grpo import arguments
 from .config import Run, UserError
 from .data import ImageFolder, rows
@@ -64,7 +64,8 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         run.monitor.every,
         directory / "adapter",
     )
-    scoring.prepare(bank(run, frozen, scoring, images))
+    base = bank(run, frozen, scoring, images)
+    scoring.prepare(base)
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -75,6 +76,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         scoring.tell = console.print
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
+        if run.monitor.audit and not resume:
+            parts = audit.Parts(run, args, images, frozen, monitor.encoder, scoring, base)
+            audit.look_ahead(parts, console)
     recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
         frozen.model,
@@ -101,6 +105,25 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         tracking.finish_wandb(mode)
         evaluate.evaluate(directory)
         evaluate.next_steps(directory)
+
+
+def audit_run(run: Run) -> str:
+    """Load what training would load, audit it, print and write; the overall verdict."""
+    console = Console() if Console().is_terminal else Console(width=100)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    made, (images, _, _) = rewards_of(run), image_sets(run, console)
+    args = training_arguments(run, "off", len(images.ids))
+    set_seed(run.seed)
+    frozen, scoring = ready(run, made)
+    heldout = scoring.encoders(run.scorer.heldout)
+    base = bank(run, frozen, scoring, images)
+    scoring.prepare(base)
+    parts = audit.Parts(run, args, images, frozen, heldout, scoring, base)
+    numbers = audit.audit(parts)
+    audit.show(console, numbers)
+    console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
+    return str(numbers["verdict"]["overall"])
 
 
 def rewards_of(run: Run) -> list[Reward]:
