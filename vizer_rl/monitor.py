@@ -60,7 +60,7 @@ class Monitor(TrainerCallback):
             self.note("heldout/words", sum(len(t.split()) for t in texts) / len(texts))
         if self.last > self.best:
             self.best = self.last
-            model.save_pretrained(str(self.adapter))
+            model.save_pretrained(str(self.adapter), selected_adapters=["default"])  # no critic's
             (self.adapter / "heldout.json").write_text(json.dumps({"score": self.best}))
         return self.last
 

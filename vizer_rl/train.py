@@ -131,6 +131,7 @@ def training_arguments(run: Run, mode: str, count: int) -> Any:
             seed=run.seed,
             weights=[told["weight"] for told in run.rewards.values()],
             report_to=[] if mode == "off" else ["wandb"],
+            config=algorithms.find(run.algorithm).Config,
         )
     except ValueError as error:
         raise UserError(f"train: {error}") from error

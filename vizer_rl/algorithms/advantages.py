@@ -21,7 +21,7 @@ def alone(summed: Tensor) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> Tensor:
-    """Scalar mean of x (B, T) over the tokens in the mask, of all devices; 0 where there is none."""
+    """Scalar mean of x (B, T) over the mask, of all devices; 0 where nothing is in it."""
     total, count = reduce(torch.stack([(x * mask).sum(), mask.sum().to(x.dtype)]))
     return total / count.clamp(min=1)
 

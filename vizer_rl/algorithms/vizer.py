@@ -1,0 +1,10 @@
+"""stub"""
+
+from .configs import ViZerSettings
+from .grpo import GRPO
+
+
+class ViZer(GRPO):
+    """stub"""
+
+    Config = ViZerSettings
