@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .algorithms import ALGORITHMS
 from .families import ASSETS, FAMILIES
-from .settings import Loc, Problem, Scorer, near, not_found, part, shape
+from .settings import Loc, Mapper, Problem, Scorer, near, not_found, part, shape
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 EMBEDDED_SCORERS = ("embedded:a", "embedded:b")
@@ -50,7 +50,7 @@ def of_settings(settings: dict[str, Any]) -> list[Problem]:
     train = part(settings, "train")
     problems = [*shape(settings), *_tables(settings), *_rewards(part(settings, "rewards"))]
     algorithm = settings.get("algorithm", "grpo")
-    return [*problems, *_train(train, algorithm), *_batch(train)]
+    return [*problems, *_train(train, algorithm), *_batch(train), *_mapper(settings, train)]
 
 
 def _tables(settings: dict[str, Any]) -> Iterator[Problem]:
@@ -129,6 +129,19 @@ def _train(train: dict[str, Any], algorithm: object) -> Iterator[Problem]:
                 yield ("train", key), f"{value!r} is unknown; {near(value, choices)}"
 
 
+def _mapper(settings: dict[str, Any], train: dict[str, Any]) -> Iterator[Problem]:
+    """Captions are read only where two settings ask for it and something learns from them."""
+    told = part(settings, "mapper")
+    source, file = told.get("source", "generated"), told.get("captions")
+    if source == "captions" and file is None:
+        yield ("mapper", "captions"), "missing; allowed: a jsonl file, as source is captions"
+    if source != "captions" and file is not None:
+        yield ("mapper", "captions"), f"'{file}' is read only with mapper.source=captions"
+    used = train.get("alignment_coef", config_of(settings.get("algorithm")).alignment_coef)
+    if told.items() - Mapper().model_dump().items() and not used:
+        yield ("mapper",), "nothing uses it: algorithm=vizer or train.alignment_coef does"
+
+
 def _unknown(key: str, algorithm: object, known: Iterable[str]) -> str:
     """A field that this algorithm has not, with the algorithms that have it."""
     others = [n for n in ALGORITHMS if key in {f.name for f in fields(config_of(n))}]
@@ -175,6 +188,9 @@ def of_files(
     settings: dict[str, Any], resume: bool | None, overwrite: bool | None
 ) -> Iterator[Problem]:
     """What is wrong with the files that the settings name."""
+    captions = part(settings, "mapper").get("captions")
+    if isinstance(captions, str) and not Path(captions).expanduser().is_file():
+        yield ("mapper", "captions"), f"{not_found(Path(captions))}"
     images = part(settings, "data").get("images")
     if isinstance(images, str):
         yield from ((("data", "images"), why) for why in _images(images))

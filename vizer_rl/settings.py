@@ -84,6 +84,31 @@ class Scorer(Section):
     heldout: str = Field(description="the one that only monitor and evaluation use")
 
 
+class Mapper(Section):
+    """ViZer's mapper, from caption states to image features, where `train.alignment_coef` wants it."""
+
+    source: Literal["generated", "captions"] = Field(
+        default="generated", description="captions it learns from: the policy's own or given ones"
+    )
+    captions: str | None = Field(
+        default=None, description="jsonl of {image_id, caption}; only with `source: captions`"
+    )
+    reading: Literal["loose", "literal"] = Field(
+        default="loose",
+        description="states that have seen the image, or those fed through the model again alone",
+    )
+    pooling: Literal["mean", "last"] = Field(
+        default="mean", description="of the states of a caption's tokens"
+    )
+    target: Literal["tower", "connector"] = Field(
+        default="tower", description="image features: before or after the connector"
+    )
+    width: int = Field(default=256, ge=1, description="of its hidden layer")
+    images: int = Field(default=10_000, ge=16, description="at most so many, one caption each")
+    steps: int = Field(default=400, ge=1, description="updates on all pairs at once")
+    learning_rate: float = Field(default=2e-3, gt=0, description="of those updates")
+
+
 class Monitor(Section):
     every: int = Field(
         default=10, ge=0, description="steps between looks at the held-out scorer; 0: never"
@@ -114,8 +139,9 @@ class Run(Section):
     scorer: Scorer = Field(description="the image-text models")
     rewards: dict[str, dict[str, Any]] = Field(description="{name: {weight: 1.0, parameter: …}}")
     train: dict[str, Any] = Field(
-        default={}, description="fields of trl.GRPOConfig by TRL's own names"
+        default={}, description="fields of trl.GRPOConfig, and the algorithm's own (configs.py)"
     )
+    mapper: Mapper = Field(default=Mapper(), description="of ViZer's loss")
     monitor: Monitor = Field(default=Monitor(), description="the look at the held-out scorer")
     tracking: Tracking = Field(default=Tracking(), description="where the curves go")
     _why_profile: str = PrivateAttr("")

@@ -26,6 +26,7 @@ import rewards as reward_files
 from rewards import Bank
 
 from . import algorithms, evaluate, policy, tracking
+from .algorithms import vizer
 from .algorithms.grpo import arguments
 from .config import Run, UserError
 from .data import ImageFolder, rows
@@ -88,6 +89,14 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     )
     frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
     monitor.note = trainer.note
+    if args.alignment_coef:
+        stage1 = vizer.Stage1(
+            trainer.model, processor, frozen.image_features, run.mapper, run.data.prompt
+        )
+        with args.main_process_first(desc="mapper"):  # the others read what the first has written
+            trainer.alignment = stage1.alignment(
+                Lazy(images, images.ids), directory, args.max_completion_length, console
+            )
     if resume:
         monitor.recall()
     elif first:
@@ -155,6 +164,8 @@ class Lazy(Sequence[Image]):
         return len(self.ids)
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Lazy(self.folder, self.ids[index])
         return self.folder.load(self.ids[index])
 
 
@@ -202,6 +213,7 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
         **{name: version(name) for name in names},
         "train_images": len(images.ids),
         "heldout_images": len(heldout.ids),
+        "captions_read": run.mapper.captions,  # null: no caption of anybody's was read
     }
     (directory / "environment.json").write_text(json.dumps(about, indent=1))
     drawn = run.data.images is None

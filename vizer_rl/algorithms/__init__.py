@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 ALGORITHMS = {
-    "grpo": "vizer_rl.algorithms.grpo:GRPO",
+    "grpo": "vizer_rl.algorithms.aligned:Aligned",
     "rloo": "vizer_rl.algorithms.rloo:RLOO",
     "ppo": "vizer_rl.algorithms.ppo:PPO",
     "vizer": "vizer_rl.algorithms.vizer:ViZer",

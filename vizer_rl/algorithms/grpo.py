@@ -7,8 +7,7 @@ the completions table names the images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..scoring import Scoring
 from .configs import GRPOSettings
 
 COMPLETIONS_EVERY = 20  # steps between two completions tables: a table holds a batch of images
-IMAGE_COLUMNS = (  # of TRL's batch, as TRL's forward pass names them
+VISION = (  # of TRL's batch, as TRL's forward pass names them
     "pixel_values",
     "image_grid_thw",
     "num_images",
@@ -32,6 +31,7 @@ IMAGE_COLUMNS = (  # of TRL's batch, as TRL's forward pass names them
     "token_type_ids",
     "mm_token_type_ids",
 )
+
 
 DEFAULTS = {
     "loss_type": "dr_grpo",  # no length bias
@@ -87,11 +87,10 @@ class CaptionForward:
 class GRPO(GRPOTrainer):
     """TRL's GRPOTrainer; captions hold no special tokens and are scored with `scoring`.
 
-    alignment: computes ViZer's loss where `alignment_coef` is above 0 (vizer_rl.algorithms.vizer).
+    Config: the dataclass of its settings, which a run file has under `train`.
     """
 
-    Config: type[GRPOSettings] = GRPOSettings
-    alignment: Any = None
+    Config: type[GRPOConfig] = GRPOSettings
 
     def __init__(
         self,
@@ -121,76 +120,31 @@ class GRPO(GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
         self._wants_completions, self._next_table = args.log_completions, 0
-        self.scoring = scoring
-        self.passed: CaptionForward | None = None  # the pass that TRL's loss is to use
 
     def caption_forward(
         self, model: Any, inputs: dict[str, Any], *, hidden: bool = False, entropy: bool = False
     ) -> CaptionForward:
         """One pass over TRL's batch (`prompt_ids`, `completion_ids`, their masks, the pixels)."""
-        seen: list[torch.Tensor] = []
+        ids, mask = inputs["completion_ids"], inputs["completion_mask"]
+        states: list[torch.Tensor] = []
+
+        def keep(_module: Any, _args: Any, output: Any) -> None:
+            states.append(output.last_hidden_state[:, -ids.shape[1] - 1 : -1])
+
         backbone = self.accelerator.unwrap_model(model).get_base_model().base_model
-        hook = backbone.register_forward_hook(lambda *a: seen.append(a[2].last_hidden_state))
-        columns = [k for k in IMAGE_COLUMNS if inputs.get(k) is not None]
-        length = inputs["completion_ids"].shape[1]
+        hook = backbone.register_forward_hook(keep)
         try:
-            logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
                 model,
-                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
-                torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
-                length,
-                batch_size=self.args.per_device_train_batch_size,
+                torch.cat([inputs["prompt_ids"], ids], 1),
+                torch.cat([inputs["prompt_mask"], mask], 1),
+                ids.shape[1],
                 compute_entropy=entropy,
-                **{k: inputs[k] for k in columns},
+                **{name: inputs.get(name) for name in VISION},
             )
         finally:
             hook.remove()
-        states = torch.cat([s[:, -length - 1 : -1] for s in seen]) if hidden else None
-        return CaptionForward(logps, entropies, states)
-
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        """As TRL does, unless the pass was made before to share its hidden states."""
-        if self.passed is None:
-            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        return self.passed.logps, self.passed.entropies, None
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """As TRL does, and with the features that ViZer's loss aims at where it is in use."""
-        output = super()._generate_and_score_completions(inputs)
-        if self.alignment is not None:
-            output["image_features"] = self.alignment.targets(inputs)
-        return output
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss; with ViZer's added, both from one pass through the model."""
-        if self.alignment is None:
-            return super()._compute_loss(model, inputs)
-        with self.one_pass(model, inputs) as forward:
-            loss = super()._compute_loss(model, inputs)
-        aligned = self.alignment.loss(forward.hidden, inputs, self)
-        return loss + self.args.alignment_coef * aligned / self.current_gradient_accumulation_steps
-
-    @contextmanager
-    def one_pass(self, model: Any, inputs: dict[str, Any]) -> Iterator[CaptionForward]:
-        """A pass with hidden states, which TRL's loss inside uses instead of one of its own."""
-        outer = self.passed
-        self.passed = outer or self.caption_forward(model, inputs, hidden=True, entropy=True)
-        try:
-            yield self.passed
-        finally:
-            self.passed = outer
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """TRL's rewards (N, K) of all devices, kept for advantages of another kind than TRL's."""
-        self.rewards_NK = super()._calculate_rewards(*args, **kwargs)
-        return self.rewards_NK
-
-    def log_advantages(self, advantages: torch.Tensor) -> None:
-        """Put these (N,), of all devices, into the completions table in place of TRL's."""
-        told = self._logs["advantages"]
-        for _ in range(len(advantages)):
-            told.pop()
-        told.extend(advantages.tolist())
+        return CaptionForward(logps, entropies, torch.cat(states) if hidden else None)
 
     def note(self, name: str, value: float) -> None:
         """Add a number to the step that is being logged."""

@@ -24,55 +24,47 @@ from torch import Tensor
 
 from ..config import UserError
 from . import advantages as adv
+from .aligned import Aligned
 from .configs import PPOSettings
 from .critic import Critic
-from .grpo import GRPO
 
 SAVED = "critic.pt"  # in a checkpoint
 
 
-class PPO(GRPO):
+class PPO(Aligned):
     """GRPO's trainer with per-token advantages from a critic."""
 
     Config = PPOSettings
 
     def __init__(
-        self, model: Any, processor: Any, lora: Any, scoring: Any, args: PPOSettings, *more: Any
+        self, model: Any, processor: Any, lora: Any, scoring: Any, args: Any, *a: Any, **k: Any
     ) -> None:
-        super().__init__(model, processor, lora, scoring, args, *more)
+        super().__init__(model, processor, lora, scoring, args, *a, **k)
         own = lora if args.value_trunk == "adapter" else None
         self.critic = Critic(self.model, own, args.value_learning_rate, args.max_grad_norm)
         self.moments = adv.Moments(len(self.reward_funcs))
-        self._skips_pass = self._stopped = False
+        self._stopped = False
 
     # a rollout: captions, scores, values, advantages
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's rollout; then values and advantages (B, T), from one pass over the captions."""
-        every = self.args.steps_per_generation * self.num_iterations
-        # TRL's pass for the old log-probs is left out: ours gives them, with the hidden states
-        self._skips_pass = self.args.gradient_accumulation_steps % every != 0 and not self.use_vllm
         output = super()._generate_and_score_completions(inputs)
         self._stopped = False
         with torch.no_grad():
-            forward = self.caption_forward(self.model, output, hidden=True)
-            output["old_per_token_logps"] = forward.logps
-            if self.critic.own_trunk:
-                with self.critic.trunk():
-                    forward = self.caption_forward(self.model, output, hidden=True)
-            output["old_values"] = self.critic.head(forward.hidden)
+            old, values = zip(*map(self._read, self.minibatches(output)), strict=True)
+            output.setdefault("old_per_token_logps", torch.cat(old))
+            output["old_values"] = torch.cat(values)
             self._set_advantages(output)
         return output
 
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, length: int, *a: Any, **k: Any
-    ) -> Any:
-        if self._skips_pass:
-            self._skips_pass = False
-            return torch.zeros(len(input_ids), length, device=input_ids.device), None, None
-        return super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, length, *a, **k
-        )
+    def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Log-probs and values (B, T) of captions, as policy and critic are now."""
+        forward = own = self.caption_forward(self.model, inputs, hidden=True)
+        if self.critic.own_trunk:
+            with self.critic.trunk():
+                own = self.caption_forward(self.model, inputs, hidden=True)
+        return forward.logps, self.critic.head(own.hidden)
 
     def scores(self) -> Tensor:
         """(N,) the score of each caption of the rollout on all devices; NaN where nobody judged."""

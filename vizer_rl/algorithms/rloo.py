@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from . import advantages as adv
-from .grpo import GRPO
+from .aligned import Aligned
 
 
-class RLOO(GRPO):
+class RLOO(Aligned):
     """GRPO's trainer with leave-one-out advantages."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
