@@ -27,11 +27,10 @@ def read(path: Path, ids: Sequence[str]) -> dict[str, str]:
             last = row.get("image_id", row.get("file"))
             caption = row["caption"]
         except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"{path}:{number}: {line[:60]!r} is not {{image_id, caption}}"
-            ) from error
+            wrong = f"{path}:{number}: {line[:60]!r}; allowed: an object with image_id and caption"
+            raise UserError(wrong) from error
         if not (isinstance(last, str) and isinstance(caption, str) and caption.strip()):
-            raise UserError(f"{path}:{number}: image_id and caption must be text that is not empty")
+            raise UserError(f"{path}:{number}: image_id and caption must be text, not empty")
         if last in known:
             found[last] = caption.strip()
     if not found:

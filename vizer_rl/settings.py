@@ -85,7 +85,7 @@ class Scorer(Section):
 
 
 class Mapper(Section):
-    """ViZer's mapper, from caption states to image features, where `train.alignment_coef` wants it."""
+    """ViZer's mapper, from caption states to image features, for `train.alignment_coef`."""
 
     source: Literal["generated", "captions"] = Field(
         default="generated", description="captions it learns from: the policy's own or given ones"

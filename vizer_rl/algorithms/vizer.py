@@ -94,7 +94,7 @@ class Stage1:
             path = Path(str(self.settings.captions))
             told = captions.read(path, ids)
             console.print(
-                f"[bold red]CAPTIONS ARE READ[/]: {len(told)} of {path}, for mapper.source=captions. "
+                f"[bold red]CAPTIONS ARE READ[/]: {len(told)} of {path} (mapper.source). "
                 "What this run learns is not label-free."
             )
             rows_of = {name: row for row, name in enumerate(ids)}

@@ -36,7 +36,7 @@ class Alignment:
     def loss(
         self, model: Any, hidden: Tensor, mask: Tensor, features: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """1 - cos, a scalar, and numbers to log: the cosine, matching accuracy and variance.
+        """1 - cos, a scalar, and numbers to log: the cosine, and `Mapper.variance` (collapse: 0).
 
         model: the PeftModel; hidden (B, T, D): the states that each token was predicted from;
         mask (B, T): of the tokens; features (B, V): of the images.
@@ -45,7 +45,6 @@ class Alignment:
         cosine = self.mapper.cosine(states, features).mean()
         numbers = {
             "cosine": cosine.item(),
-            "matching": self.mapper.matching(states, features),
             "variance": self.mapper.variance(states, features),
         }
         return 1 - cosine, numbers
