@@ -55,3 +55,23 @@ def command(workplace, monkeypatch):
         return workplace / "runs" / name
 
     return run
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Every weight before and after training."""
+    from vizer_rl.algorithms.grpo import GRPO
+
+    seen = {}
+    original = GRPO.train
+
+    def train(self, *args, **kwargs):
+        before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        result = original(self, *args, **kwargs)
+        seen.update(
+            {n: (before[n], p.detach(), p.requires_grad) for n, p in self.model.named_parameters()}
+        )
+        return result
+
+    monkeypatch.setattr(GRPO, "train", train)
+    return seen
