@@ -1,39 +1,65 @@
-"""The reward contract: what a reward is given, what it must give back, and how it is found by name.
+"""The reward contract: what a reward is given, what it must give back, and what it may declare.
 
 A reward is one file `rewards/<name>.py` with one class whose parameters are typed keywords and
 which maps a `CaptionBatch` to one float per caption, or None where it cannot judge. The file's name
-is its key in a run file and its name in every log. A plain function of the batch works too.
+is its key in a run file and its name in every log. A plain function of the batch works too, and so
+does an async one. rewards/README.md has it all on one page, with an example.
 
-    class Brevity:
-        \"\"\"Minus the number of words.\"\"\"
+What a class may declare, and what holds where it does not:
 
-        floor = -100.0
+    range = (low, high)        lowest and highest score; (-inf, inf)
+    floor = 0.0                for a caption without end or one that the gate refuses; 0.0
+    reads = ("image", "text")  which of "image", "text", "policy" it looks at; not said
+    groups = False             whether it makes sense of whole groups only
+    content = True             False for a guard of the language: the gate leaves it alone
+    gates = False              True: a caption it scores below 0 gets every content reward's floor
+    step                       differences below are noise
+    prepare(bank)              called once before training
+    save(folder)               called then: what it has learnt, for the run directory
+    parts(batch)               per caption the (sentence | phrase | claim | …, score) it is made of
+    notes()                    numbers to log since last asked, as reward/<name>/<key>
 
-        def __call__(self, batch):
-            return [-float(len(caption.split())) for caption in batch.captions]
-
-Optional members: `floor` (given to a caption without end; default 0.0), `range` (lowest, highest),
-`prepare(bank)` (called once before training); and in the module `check(reward, right, wrong)`,
-how often a right caption beats a wrong one, with `RATE`, the share it must reach.
+and a module: a sentence "Cost: …" in its docstring; `check(reward, right, wrong)`, how often a
+right caption beats a wrong one, with `RATE`, the share it must reach on the embedded scenes.
 Nothing here imports vizer_rl, and no label can reach a reward: a `CaptionBatch` holds none.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL.Image import Image
 
+from ._lookup import cost, find, load_module, make, names, title
+from ._text import Missing, content_words, noun_phrases, sentences
+
+__all__ = [
+    "Bank",
+    "CaptionBatch",
+    "Encoder",
+    "FrozenPolicy",
+    "Missing",
+    "Parts",
+    "Scorer",
+    "Scores",
+    "content_words",
+    "cost",
+    "find",
+    "load_module",
+    "make",
+    "names",
+    "noun_phrases",
+    "sentences",
+    "title",
+    "win_rate",
+]
+
 Scores = Sequence[float | None]
+Parts = list[list[tuple[str, float]]]
 
 
 class Encoder(Protocol):
@@ -48,17 +74,51 @@ class Encoder(Protocol):
     def text_features(self, captions: Sequence[str]) -> torch.Tensor:
         """(N, D) unit vectors."""
 
+    def too_long(self, captions: Sequence[str]) -> list[bool]:
+        """Whether the end of each caption lies beyond the context."""
+
 
 class FrozenPolicy(Protocol):
     """A read-only view of the reference policy: the model before training, its adapter off."""
 
     key: str  # changes when the weights do
+    instruct: bool  # answers questions: instruction-tuned, with a chat template of its own
 
     def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
         """(N, D) mean output of its vision tower, before the connector."""
 
-    def caption_states(self, captions: Sequence[str]) -> torch.Tensor:
-        """(N, D) mean last hidden state over the caption's tokens, read without the image."""
+    def caption_states(
+        self, captions: Sequence[str], images: Sequence[Image] | None = None
+    ) -> torch.Tensor:
+        """(N, D) mean last hidden state over the caption's tokens.
+
+        Read without the image or, where images are given, after image and prompt.
+        """
+
+    def log_probs(
+        self, captions: Sequence[str], images: Sequence[Image] | None = None, view: str = "image"
+    ) -> list[torch.Tensor]:
+        """(T_i,) log-probability of each caption's tokens, without its end.
+
+        view: "image" | "masked" (patches blanked) | "blank" (mean colour) | "text" (no image).
+        """
+
+    def tokens(self, caption: str) -> list[str]:
+        """The text of each of those T_i tokens."""
+
+    def sample(
+        self,
+        images: Sequence[Image],
+        count: int,
+        seed: int,
+        ids: Sequence[str] | None = None,
+    ) -> list[list[str]]:
+        """`count` captions per image, sampled at temperature 1."""
+
+    def yes(
+        self, questions: Sequence[str], images: Sequence[Image], view: str = "image"
+    ) -> torch.Tensor:
+        """(N,) p(yes) / (p(yes) + p(no)) of the answer's first token."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +128,7 @@ class CaptionBatch:
     image_ids, images, captions, completion_ids: N each; `images` decodes when indexed.
     groups: the rows of each group, completions of one prompt.
     encoders: `encoders(None)` is the run's training scorer, `encoders("ViT-B-32/openai")` another.
+    prompt: what the policy was asked. ended: whether each caption came to its end; None: all did.
     """
 
     image_ids: list[str]
@@ -77,6 +138,11 @@ class CaptionBatch:
     completion_ids: list[list[int]]
     encoders: Callable[[str | None], Encoder]
     policy: FrozenPolicy
+    prompt: str = ""
+    ended: list[bool] | None = None
+
+
+Scorer = Callable[[CaptionBatch], Scores | Awaitable[Scores]]
 
 
 @dataclass(frozen=True)
@@ -110,73 +176,3 @@ def win_rate(
             raise ValueError("a self-check needs a score for every caption, not None")
         wins += float(a > b) + 0.5 * float(a == b)
     return wins / len(better.captions)
-
-
-def names() -> list[str]:
-    """The rewards that lie in this folder, by file name."""
-    folder = Path(__file__).parent
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
-
-
-def load_module(name: str) -> ModuleType:
-    """The module of a reward: a name in this folder, `dotted.path.Object` or `path/to/file.py`."""
-    if name.endswith(".py"):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ValueError(f"reward file {name} does not exist")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    if "." in name:
-        head, _, _ = name.rpartition(".")
-        try:
-            return importlib.import_module(head)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"reward {name!r}: no module {error.name!r}") from error
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown reward {name!r}: there are {', '.join(names())}{hint}")
-    return importlib.import_module(f"{__name__}.{name}")
-
-
-def find(name: str) -> Callable[..., Any]:
-    """The reward class or function of this name. Raises ValueError in one sentence."""
-    module = load_module(name)
-    if "." in name and not name.endswith(".py"):
-        wanted = name.rpartition(".")[2]
-        found = dict(_own(module)).get(wanted)
-        if found is None:
-            raise ValueError(f"reward {name!r}: {module.__name__} has no {wanted!r}")
-        return found
-    own = dict(_own(module))
-    classes = [o for o in own.values() if inspect.isclass(o)]
-    functions = [o for n, o in own.items() if inspect.isfunction(o) and n != "check"]
-    candidates = classes or functions
-    if len(candidates) != 1:
-        raise ValueError(
-            f"reward {name!r}: its file must define one public class or, without one, one public "
-            f"function; it has {[c.__name__ for c in candidates] or 'none'}"
-        )
-    return candidates[0]
-
-
-def _own(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    for name, value in vars(module).items():
-        mine = getattr(value, "__module__", None) == module.__name__
-        if not name.startswith("_") and mine and (inspect.isclass(value) or callable(value)):
-            yield name, value
-
-
-def make(name: str, parameters: dict[str, Any]) -> Callable[[CaptionBatch], Scores]:
-    """The reward, built with its parameters from the run file (without `weight`)."""
-    found = find(name)
-    if not inspect.isclass(found):
-        if parameters:
-            raise ValueError(f"reward {name!r} is a function: it takes no parameters")
-        return found
-    reward: Any = found(**parameters)
-    return reward

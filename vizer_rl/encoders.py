@@ -64,6 +64,14 @@ class OpenClip:
         row = {c: k for k, c in enumerate(unique)}
         return torch.cat(parts).float()[[row[c] for c in captions]]
 
+    def too_long(self, captions: Sequence[str]) -> list[bool]:
+        """Whether the end of each caption lies beyond the context and is not seen."""
+        length = self.context_length
+        # Read with four times the room: a caption that fits has nothing but padding there. The
+        # last place is left out, for some tokenizers always end with a token of their own.
+        beyond = self.tokenizer(list(captions), context_length=4 * length)[:, length:-1]
+        return (beyond != beyond[:, :1]).any(1).tolist()
+
 
 class Encoders:
     """The encoders of a run, loaded when first asked for; `None` is the training scorer."""

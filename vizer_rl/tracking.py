@@ -83,8 +83,8 @@ def finish_wandb(mode: str) -> None:
 class Recorder(TrainerCallback):
     """Appends one object per logged step to metrics.jsonl and moves the progress bar."""
 
-    def __init__(self, directory: Path, rewards: list[str], console: Console) -> None:
-        self.path, self.rewards, self.console = directory / "metrics.jsonl", rewards, console
+    def __init__(self, directory: Path, console: Console) -> None:
+        self.path, self.console = directory / "metrics.jsonl", console
         self.seconds, self.began = 0.0, 0.0
         self.reward, self.heldout = float("nan"), float("nan")  # as last seen
         self.progress = Progress(
@@ -111,9 +111,7 @@ class Recorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        names = {f"rewards/{n}/mean": f"reward/{n}" for n in self.rewards}
-        row = {"step": state.global_step} | {names.get(k, k): v for k, v in logs.items()}
-        row["time/step"] = round(self.seconds, 4)
+        row = {"step": state.global_step, **logs, "time/step": round(self.seconds, 4)}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.reward = logs.get("reward", self.reward)  # a step of a later epoch has no new one

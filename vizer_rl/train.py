@@ -49,38 +49,36 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
-    images, watched, heldout = image_sets(run, console)
+    made, (images, watched, heldout) = rewards_of(run), image_sets(run, console)
     mode = tracking.wandb_mode(run.tracking.wandb)
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
-    model, processor = policy.load(run.family, run.policy)
-    frozen = policy.Frozen(model, processor, run.policy.model)
-    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
+    frozen, scoring = ready(run, made)
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
         run.data.prompt,
         args.max_completion_length,
-        encoders(run.scorer.heldout),
-        processor,
+        scoring.encoders(run.scorer.heldout),
+        frozen.processor,
         run.monitor.every,
         directory / "adapter",
     )
-    eos = policy.eos_ids(model, processor)
-    scoring = Scoring(rewards_of(run), encoders, frozen, eos, args.num_generations)
-    scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
+    scoring.prepare(bank(run, frozen, scoring, images))
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
         if overwrite and directory.exists():
             shutil.rmtree(directory)
         describe(run, directory, images, heldout)
+        scoring.save(directory / "rewards")
+        scoring.tell = console.print
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
-    recorder = tracking.Recorder(directory, list(run.rewards), console)
+    recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
-        model,
-        processor,
+        frozen.model,
+        frozen.processor,
         adapter(run),
         scoring,
         args,
@@ -89,20 +87,16 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     )
     frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
     monitor.note = trainer.note
-    if args.alignment_coef:
-        stage1 = vizer.Stage1(
-            trainer.model, processor, frozen.image_features, run.mapper, run.data.prompt
-        )
-        with args.main_process_first(desc="mapper"):  # the others read what the first has written
-            trainer.alignment = stage1.alignment(
-                Lazy(images, images.ids), directory, args.max_completion_length, console
-            )
+    align(run, trainer, frozen, images, console)
     if resume:
         monitor.recall()
     elif first:
         recorder.heldout = monitor.look(trainer.model)
     console.print(f"training starts after {time.monotonic() - began:.0f} s")
-    trainer.train(resume_from_checkpoint=resume or None)
+    try:
+        trainer.train(resume_from_checkpoint=resume or None)
+    finally:
+        recorder.progress.stop()  # gives the terminal back where a reward stops the run
     if first:
         images.write_skipped(directory / "skipped.jsonl")
         tracking.finish_wandb(mode)
@@ -110,13 +104,40 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         evaluate.next_steps(directory)
 
 
+def align(run: Run, trainer: Any, frozen: Any, images: ImageFolder, console: Console) -> None:
+    """Give a trainer whose settings want it ViZer's loss, with the mapper of its stage 1."""
+    args = trainer.args
+    if not args.alignment_coef:
+        return
+    stage1 = vizer.Stage1(
+        trainer.model, frozen.processor, frozen.image_features, run.mapper, run.data.prompt
+    )
+    with args.main_process_first(desc="mapper"):  # the others read what the first has written
+        trainer.alignment = stage1.alignment(
+            Lazy(images, images.ids), run.directory, args.max_completion_length, console
+        )
+
+
 def rewards_of(run: Run) -> list[Reward]:
-    """The run's rewards with their weights, built from their parameters."""
+    """The run's rewards with their weights, built from their parameters, or UserError."""
     made = []
-    for name, told in run.rewards.items():
-        parameters = {key: value for key, value in told.items() if key != "weight"}
-        made.append(Reward(name, told["weight"], reward_files.make(name, parameters)))
+    for key, told in run.rewards.items():
+        parameters = {name: value for name, value in told.items() if name != "weight"}
+        try:
+            reward = reward_files.make(key, parameters)
+        except ValueError as error:
+            raise UserError(f"rewards.{key}: {error}") from error
+        made.append(Reward(reward_files.title(key), told["weight"], reward))
     return made
+
+
+def ready(run: Run, made: list[Reward]) -> tuple[policy.Frozen, Scoring]:
+    """The frozen policy (it holds model and processor) and the scoring with these rewards."""
+    model, processor = policy.load(run.family, run.policy)
+    frozen = policy.Frozen(model, processor, run.policy.model)
+    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
+    eos, size = policy.eos_ids(model, processor), run.train["num_generations"]
+    return frozen, Scoring(made, encoders, frozen, eos, size, run.data.prompt)
 
 
 def adapter(run: Run) -> LoraConfig:
@@ -222,9 +243,7 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
     images.write_skipped(directory / "skipped.jsonl")
 
 
-def bank(
-    run: Run, model: Any, processor: Any, scoring: Scoring, images: ImageFolder, max_new_tokens: int
-) -> Bank:
+def bank(run: Run, frozen: policy.Frozen, scoring: Scoring, images: ImageFolder) -> Bank:
     """Training images for the rewards to prepare with, and the base's own captions of some."""
     ids = images.ids
     if len(ids) > BANK:
@@ -232,11 +251,11 @@ def bank(
     chosen = sorted(random.Random(run.seed).sample(ids, min(SAMPLED, len(ids))))
     pictures = Lazy(images, chosen)
     said = policy.caption(
-        model,
-        processor,
+        frozen.model,
+        frozen.processor,
         pictures,
         run.data.prompt,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=run.train["max_completion_length"],
         temperature=1.0,
     )
     sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])

@@ -118,6 +118,7 @@ class GRPO(GRPOTrainer):
             peft_config=lora,
             callbacks=list(callbacks),
         )
+        self.scoring = scoring
         self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
         self._wants_completions, self._next_table = args.log_completions, 0
 
@@ -150,8 +151,21 @@ class GRPO(GRPOTrainer):
         """Add a number to the step that is being logged."""
         self._metrics["train"][name].append(value)
 
+    def _calculate_rewards(self, *rollout: Any) -> torch.Tensor:
+        """TRL's (N, K) raw rewards of all devices; notes what each has to say in the advantage."""
+        rewards_NK: torch.Tensor = super()._calculate_rewards(*rollout)
+        how = self.multi_objective_aggregation, self.scale_rewards
+        for name, value in self.scoring.measured(rewards_NK, *how).items():
+            self.note(name, value)
+        return rewards_NK
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, with a completions table only every COMPLETIONS_EVERY steps."""
+        metrics = self._metrics["train"]
+        for name in self.reward_func_names:  # beside what we log of each reward
+            for theirs, ours in (("mean", f"reward/{name}"), ("std", f"reward/{name}/std")):
+                if f"rewards/{name}/{theirs}" in metrics:
+                    metrics[ours] = metrics.pop(f"rewards/{name}/{theirs}")
         due = "loss" in logs and self.state.global_step >= self._next_table
         self.log_completions = self._wants_completions and due
         if due:
