@@ -27,6 +27,7 @@ from .configs import ViZerSettings
 from .vizer_loss import (
     Alignment,
     Features,
+    caption_tokens,
     connector_features,
     pooled,
     settings_told,
@@ -88,7 +89,7 @@ class Stage1:
 
     def _captions(self, images: Pictures, length: int, console: Console) -> dict[int, list[int]]:
         """Image number -> caption's token ids, of at most `mapper.images` images."""
-        ids, end = images.ids, self.processor.tokenizer.eos_token_id
+        ids = images.ids
         rows = range(min(len(ids), self.settings.images))
         if self.settings.source == "captions":
             path = Path(str(self.settings.captions))
@@ -99,7 +100,7 @@ class Stage1:
             )
             rows_of = {name: row for row, name in enumerate(ids)}
             some = list(told.items())[: self.settings.images]
-            return {rows_of[name]: self._tokens(text) + [end] for name, text in some}
+            return {rows_of[n]: caption_tokens(self.processor, self.prompt, t) for n, t in some}
         with self.model.disable_adapter():
             said = policy.caption(
                 self.model,
@@ -110,18 +111,6 @@ class Stage1:
                 temperature=1.0,
             )
         return {row: caption.ids for row, caption in zip(rows, said, strict=True)}
-
-    def _tokens(self, text: str) -> list[int]:
-        """A caption's token ids as the policy would have written them, without the end."""
-        tokenizer = self.processor.tokenizer
-        chat = [{"role": "user", "content": [{"type": "text", "text": self.prompt}]}]
-        before = self.processor.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=False
-        )
-        special = tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)
-        lead = "" if before[-1:].isspace() or before.endswith(special) else " "
-        ids: list[int] = tokenizer(lead + text, add_special_tokens=False)["input_ids"]
-        return ids
 
     def _fit(
         self, images: Pictures, said: dict[int, list[int]], console: Console

@@ -115,6 +115,17 @@ def token_states(
     return hidden[:, -length - 1 : -1], mask.to(model.device)
 
 
+def caption_tokens(processor: Any, prompt: str, caption: str) -> list[int]:
+    """A given caption's token ids as the policy would have written them, with its end."""
+    tokenizer = processor.tokenizer
+    chat = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+    before = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    special = tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)
+    lead = "" if before[-1:].isspace() or before.endswith(special) else " "
+    ids: list[int] = tokenizer(lead + caption, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
+
+
 def settings_told(settings: Settings) -> dict[str, Any]:
     """What a kept mapper must agree in with the run that takes it up again."""
     return settings.model_dump(include={"source", "reading", "pooling", "target", "width"})
