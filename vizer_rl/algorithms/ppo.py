@@ -9,6 +9,11 @@ Dropped: bootstrapping at a cut. A caption that does not come to its end has got
 reward (vizer_rl.scoring), as the score at its last token; nothing follows it. Bootstrapping would
 reward the policy for running on.
 
+Logged: `returns`, their mean over tokens; `explained_variance`, the share of their variance that
+the critic foresaw; `value_loss`; `ratio`, `clipfrac` and `approx_kl`, how far the policy is from
+the rollout's (k3 estimate); `stopped`, the share of updates that the early stop skipped; `beta`
+where it is steered. `kl` and `entropy` are TRL's.
+
 One rollout serves `num_iterations` epochs of `steps_per_generation / gradient_accumulation_steps`
 minibatches; each is a step of TRL's, so `max_steps` counts updates, not rollouts. Updates that the
 early stop skips count too.
