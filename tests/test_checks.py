@@ -92,7 +92,7 @@ def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(override
         ("train.value_trunk=shard", "train.value_trunk: 'shard' is unknown; .*; nearest: shared"),
         (
             "train.cliprange_valu=1",
-            "train.cliprange_valu: unknown field of .* nearest: cliprange_v",
+            "train.cliprange_valu: unknown field of .* nearest: cliprange_",
         ),
         ("train.max_stepz=1", "train.max_stepz: unknown field of .*; nearest: max_steps"),
     ],
