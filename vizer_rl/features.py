@@ -19,10 +19,11 @@ from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .families import Family
-from .shared_prefix import Prompt
+from .families import FAMILIES, Family
+from .shared_prefix import Prompt, inner, join
 
 MEMORY = 4 * 2**30  # bytes of host memory: 1,000 images of 1,024 tokens, width 2,048, in bfloat16
+AT_ONCE = 8  # images that go through the tower together
 
 Read = dict[str, Tensor]  # what the processor made of one image and its prompt: "ids" and pixels
 
@@ -81,14 +82,15 @@ class Features:
     ) -> None:
         self.model, self.processor, self.family = model, processor, family
         self.memory, self.folder = memory, folder
+        self.sharded = False  # weights spread over devices: all must go through the tower together
         self._entries: OrderedDict[str, Read] = OrderedDict()
         self._bytes = self._asked = self._found = 0
         self._weights: tuple[Any, str] = ((), "")
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing between pixels and language model learns."""
-        return not any(p.requires_grad for p in self._sight())
+        """Whether an image's features can be kept: nothing up to the language model learns."""
+        return not self.sharded and not any(p.requires_grad for p in self._sight())
 
     def prompts(
         self, images: Sequence[Image], texts: Sequence[str], known: Sequence[Read | None] = ()
@@ -122,15 +124,15 @@ class Features:
 
     @property
     def _base(self) -> Any:
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return inner(self.model)
 
     def _sight(self) -> list[torch.nn.Parameter]:
         modules = [self._base.get_submodule(name) for name in self.family.sight]
         return [p for module in modules for p in module.parameters()]
 
     def _settings(self) -> str:
-        """All that an entry depends on but image and prompt, as a hash."""
-        parameters = self._sight()
+        """All that an entry depends on but image and prompt."""
+        parameters = self._sight() if self.frozen else []
         state = tuple((id(p), p.data_ptr(), p._version) for p in parameters)
         if self._weights[0] != state:  # a look at every weight, only where one was touched
             digest = blake2b(digest_size=16)
@@ -170,12 +172,14 @@ class Features:
         entries = [{**one, "positions": self._positions(one)} for one in made]
         if not frozen:
             return entries
-        for entry in entries:  # one image at a time: the same numbers whatever else is asked
-            vision = _vision(entry, self._base.device)
+        for start in range(0, len(entries), AT_ONCE):
+            some = entries[start : start + AT_ONCE]
+            vision = join([_vision(entry, self._base.device) for entry in some])
             seen = self._base.model.get_image_features(**vision).pooler_output
-            for name in vision:
-                del entry[name]
-            entry["features"] = torch.cat(list(seen)).cpu()
+            for entry, features in zip(some, seen, strict=True):
+                for name in vision:
+                    del entry[name]
+                entry["features"] = features.cpu()
         return entries
 
     def _positions(self, one: Read) -> Tensor:
@@ -202,3 +206,23 @@ def _prompt(entry: Read, device: torch.device) -> Prompt:
 
 def _size(entry: Read) -> int:
     return sum(x.nbytes for x in entry.values())
+
+
+def of_run(run: Any, model: Any, processor: Any, args: Any) -> tuple[Features | None, str]:
+    """What lets a group share its prompt; None, and why in a few words, where it cannot."""
+    entry, attention = FAMILIES[run.family], model.config.get_text_config()._attn_implementation
+    why_not = ""
+    if run.engine.shared_prefix == "off":
+        why_not = "engine.shared_prefix is off"
+    elif not entry.packs:
+        why_not = f"family {run.family} is not covered by the shared prefix"
+    elif attention != "sdpa":
+        why_not = f"policy.attn_implementation {attention} takes no mask of branches; sdpa does"
+    elif args.use_transformers_continuous_batching or args.cache_implementation:
+        why_not = "train.use_transformers_continuous_batching and cache_implementation are TRL's"
+    elif {"num_beams", "num_return_sequences"} & set(args.generation_kwargs or ()):
+        why_not = "train.generation_kwargs asks for more than sampling"
+    if why_not:
+        return None, why_not
+    folder = Path(run.engine.features).expanduser() if run.engine.features else None
+    return Features(model, processor, entry, folder=folder), ""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,11 @@ def load(family: str, settings: Any) -> tuple[Any, Any]:
         processor.chat_template = entry.chat_template
     if entry.splits:
         processor.image_processor.do_image_splitting = settings.image_splitting
+    kernel = settings.attn_implementation
     model = AutoModelForImageTextToText.from_pretrained(
-        source, dtype=_dtype(settings.dtype), attn_implementation=_attention(settings)
+        source,
+        dtype=_dtype(settings.dtype),
+        attn_implementation="sdpa" if kernel == "auto" else kernel,
     )
     if model.config.model_type not in entry.model_types:
         raise UserError(
@@ -53,17 +55,6 @@ def _dtype(name: str) -> torch.dtype:
         return getattr(torch, name)
     on_gpu = torch.cuda.is_available()
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def _attention(settings: Any) -> str:
-    if settings.attn_implementation != "auto":
-        return settings.attn_implementation
-    half = _dtype(settings.dtype) != torch.float32
-    return (
-        "flash_attention_2"
-        if half and torch.cuda.is_available() and find_spec("flash_attn")
-        else "sdpa"
-    )
 
 
 def eos_ids(model: Any, processor: Any) -> list[int]:

@@ -22,7 +22,7 @@ DROP_ROWS = 0.25  # of the rows done with: from here on moving the cache pays
 
 
 class Sampled(NamedTuple):
-    """Captions of all prompts, a prompt's one behind the other.
+    """Captions in the order asked for.
 
     ids: token ids, with EOS where a caption came to it; logps: log p of each token in nats, of the
     whole distribution at the sampling temperature, as the loss takes it.
@@ -34,11 +34,16 @@ class Sampled(NamedTuple):
 
 @torch.no_grad()
 def sample(
-    model: Any, prompts: Sequence[Prompt], count: int, *, synced: bool = False, **generation: Any
+    model: Any,
+    prompts: Sequence[Prompt],
+    of: Sequence[int],
+    *,
+    synced: bool = False,
+    **generation: Any,
 ) -> Sampled:
-    """`count` captions of each prompt. `generation`: arguments of `model.generate`.
+    """A caption for each of `of`, indices of prompts. `generation`: arguments of `model.generate`.
 
-    synced: go on until all devices are done, as sharded weights need it.
+    synced: go on until all devices are done, as weights spread over them need it.
     """
     width = max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -48,8 +53,7 @@ def sample(
         present[r, width - len(prompt.ids) :] = 1
 
     def loop(model: Any, input_ids: Tensor, **prepared: Any) -> Sampled:
-        going = _Going(model, prompts, count, input_ids)
-        return going.finish(
+        return _Going(model, prompts, of, input_ids).finish(
             prepared["logits_processor"],
             prepared["stopping_criteria"],
             prepared["generation_config"],
@@ -57,24 +61,29 @@ def sample(
         )
 
     return model.generate(
-        input_ids=ids.repeat_interleave(count, 0).to(model.device),
-        attention_mask=present.repeat_interleave(count, 0).to(model.device),
+        input_ids=ids[list(of)].to(model.device),
+        attention_mask=present[list(of)].to(model.device),
         custom_generate=loop,
         **generation,
     )
 
 
 class _Going:
-    """Captions on their way: caption b belongs to prompt b // count, `alive` are those to go on.
+    """Captions on their way; `alive` are those to go on, by the row of their prompt.
 
     told (B, P + t): prompt and caption tokens so far; columns (R, C): PROMPT, PADDING or 1 + the
     caption (in its group) that a column of the cache belongs to; positions, after (K, R, 1): of the
     token to be fed, of the one after it.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Prompt], count: int, told: Tensor) -> None:
-        self.model, self.count, self.told, self.device = model, count, told, told.device
-        self.alive = [list(range(r * count, (r + 1) * count)) for r in range(len(prompts))]
+    def __init__(
+        self, model: Any, prompts: Sequence[Prompt], of: Sequence[int], told: Tensor
+    ) -> None:
+        self.model, self.told, self.device = model, told, told.device
+        self.alive: list[list[int]] = [[] for _ in prompts]
+        for b, r in enumerate(of):
+            self.alive[r].append(b)
+        self.branch = {b: k for row in self.alive for k, b in enumerate(row, 1)}
         last = [p.positions[:, -1:] for p in prompts]
         after = [p.positions.new_full((len(p.positions), 1), p.next_position) for p in prompts]
         self.positions = torch.stack(last, 1).to(self.device)
@@ -136,7 +145,7 @@ class _Going:
         """Feed each living caption's last token; (living, V) float32 logits of the next."""
         slots = max(1, max(len(row) for row in self.alive))
         branch = [
-            [b % self.count + 1 for b in row] + [PADDING] * (slots - len(row)) for row in self.alive
+            [self.branch[b] for b in row] + [PADDING] * (slots - len(row)) for row in self.alive
         ]
         branches = torch.tensor(branch, device=self.device)
         which = [row + [0] * (slots - len(row)) for row in self.alive]

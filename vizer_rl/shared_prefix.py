@@ -79,6 +79,12 @@ class Layout:
         return Layout(prompts=self.prompts, **moved)
 
 
+def inner(model: Any) -> Any:
+    """The model of transformers inside DDP and PEFT."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def layout(
     prompts: Sequence[Prompt], of: Sequence[int], captions: Sequence[Sequence[int]]
 ) -> Layout:
@@ -157,20 +163,22 @@ def image_inputs(prompts: Sequence[Prompt]) -> dict[str, Any]:
     known = [prompt.features for prompt in prompts]
     if all(features is not None for features in known):
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=known)}}
-    vision = [prompt.vision for prompt in prompts]
-    if vision[0]["pixel_values"].ndim == 5:
-        vision = _same_tiles(vision)
-    return {key: torch.cat([v[key] for v in vision]) for key in vision[0]}
+    return join([prompt.vision for prompt in prompts])
 
 
-def _same_tiles(vision: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Tiles (1, tiles, …) filled up with zeros to the same number: the model leaves those out."""
+def join(vision: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What the tower takes, of several images, in one.
+
+    Tiles (1, tiles, …) are filled up with zeros to the same number: the model leaves those out.
+    """
     most = max(v["pixel_values"].shape[1] for v in vision)
 
     def fill(x: Tensor) -> Tensor:
+        if x.shape[1] == most or x.ndim < 4:
+            return x
         return torch.cat([x, x.new_zeros(1, most - x.shape[1], *x.shape[2:])], 1)
 
-    return [{key: fill(x) for key, x in v.items()} for v in vision]
+    return {key: torch.cat([fill(v[key]) for v in vision]) for key in vision[0]}
 
 
 class Targets(NamedTuple):

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 import rewards as reward_files
 from rewards import Bank
 
-from . import algorithms, evaluate, policy, tracking
+from . import algorithms, evaluate, features, policy, tracking
 from .algorithms.grpo import arguments
 from .config import Run, UserError
 from .data import ImageFolder, rows
@@ -53,6 +53,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
     model, processor = policy.load(run.family, run.policy)
+    seen, why_not = features.of_run(run, model, processor, args)
+    if why_not:
+        console.print(f"one row per caption, as TRL: {why_not}")
     frozen = policy.Frozen(model, processor, run.policy.model)
     encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
     monitor = Monitor(
@@ -85,6 +88,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         args,
         rows(images, policy.messages(run.data.prompt)),
         [recorder, monitor],
+        seen,
     )
     frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
     monitor.note = trainer.note
