@@ -9,12 +9,13 @@ then sees rows of text, and its `pixel_values` say which prompt a row belongs to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PrinterCallback, TrainerCallback
@@ -22,6 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.models import unwrap_model_for_generation
 
+from ..adapter import merged, quick_off
 from ..features import Features
 from ..policy import forbidden_ids
 from ..rollout import Rollout, whole_groups
@@ -114,6 +116,8 @@ class GRPO(GRPOTrainer):
         self.features, self.rollout, self._grouped = features, Rollout([]), None
         self._texts: dict[str, str] = {}
         if features is not None:
+            if isinstance(self.model, PeftModel):
+                quick_off(self.model)
             features.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
             for one in (self.model, self.ref_model):
                 if one is not None:
@@ -247,6 +251,7 @@ class GRPO(GRPOTrainer):
                 gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            merged(model) if not self.features.sharded else nullcontext(),
         ):
             done = sample(
                 model,

@@ -1,0 +1,156 @@
+"""Captions packed behind their prompts against TRL's own trainer: the same batch, numbers, gradients."""
+
+import copy
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from PIL import Image
+from trl import GRPOTrainer
+
+from vizer_rl import policy
+from vizer_rl import shared_prefix as sp
+from vizer_rl.algorithms.grpo import GRPO, arguments
+from vizer_rl.families import FAMILIES
+from vizer_rl.features import Features
+from vizer_rl.rollout import whole_groups
+from vizer_rl.scoring import Reward, Scoring
+from vizer_rl.settings import Policy
+
+G = 4
+
+
+def random_images(sizes, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    return [
+        Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=make, dtype=torch.uint8).numpy())
+        for w, h in sizes
+    ]
+
+
+def load(family, mixed):
+    """The embedded policy; `mixed`: its processor tiles (smolvlm) or keeps proportions (qwen2vl)."""
+    settings = Policy(model="embedded", dtype="float32", image_splitting=mixed)
+    model, processor = policy.load(family, settings)
+    if mixed and family == "smolvlm":
+        processor.image_processor.size = {"longest_edge": 192}
+    elif mixed:
+        processor.image_processor.size = {"shortest_edge": 48 * 48, "longest_edge": 192 * 192}
+    return model, processor
+
+
+def rows_of(processor, mixed):
+    sizes = [(96, 96), (190, 90), (60, 150)] if mixed else [(96, 96)] * 3
+    asked = ["Describe the image.", "image", "Describe the image."]
+    return [
+        {"image_id": str(n), "image": image, "prompt": policy.messages(asked[n if mixed else 0])}
+        for n, image in enumerate(random_images(sizes))
+        for _ in range(G)
+    ]
+
+
+def completions(eos, seed=1):
+    make = torch.Generator().manual_seed(seed)
+    lengths = [3, 7, 1, 9, 2, 2, 5, 4, 11, 1, 6, 3]
+    return [[*torch.randint(20, 500, (n - 1,), generator=make).tolist(), eos] for n in lengths]
+
+
+def brevity(batch):
+    return [(-1.0) ** n * len(c) for n, c in enumerate(batch.captions)]
+
+
+def trainer(family, mixed, how, checkpointing, folder, packed):
+    torch.manual_seed(5)
+    model, processor = load(family, mixed)
+    if how != "lora":
+        model.requires_grad_(True)
+        if how == "full, frozen tower":
+            for name in FAMILIES[family].sight:
+                model.get_submodule(name).requires_grad_(False)
+    lora = LoraConfig(
+        r=4,
+        target_modules=FAMILIES[family].lora,
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,  # so that policy and reference differ
+    )
+    told = {
+        "num_generations": G,
+        "per_device_train_batch_size": 3 * G,
+        "max_completion_length": 12,
+        "gradient_checkpointing": checkpointing,
+        "beta": 0.1,
+        "temperature": 0.9,
+        "log_completions": False,
+    }
+    args = arguments(told, directory=folder, seed=3, weights=[1.0], report_to=[])
+    eos = policy.eos_ids(model, processor)
+    scoring = Scoring([Reward("brevity", 1.0, brevity)], None, None, eos, G)
+    rows, lora = rows_of(processor, mixed), lora if how == "lora" else None
+    dataset = Dataset.from_dict({"prompt": ["the rows are handed over"] * G})
+    if packed:
+        seen = Features(model, processor, FAMILIES[family])
+        made = GRPO(model, processor, lora, scoring, args, dataset, [], seen)
+        made._sample = lambda: completions(eos[0])
+    else:
+        made = GRPOTrainer(
+            model=model,
+            reward_funcs=scoring.functions(),
+            args=args,
+            train_dataset=dataset,
+            processing_class=processor,
+            peft_config=lora,
+        )
+        made._generate_single_turn = lambda *_: (completions(eos[0]), None)
+    if how != "lora":  # away from the reference, both in the same way
+        torch.manual_seed(6)
+        with torch.no_grad():
+            for p in made.model.parameters():
+                p.add_(0.02 * torch.randn_like(p) if p.requires_grad else 0)
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    return made, rows
+
+
+def step(made, rows):
+    """What the step's rollout gives, its loss, and the gradient of every weight that learns."""
+    batch = made._generate_and_score_completions(copy.copy(rows))
+    loss = made.compute_loss(made.model, batch)
+    loss.backward()
+    grads = {n: p.grad for n, p in made.model.named_parameters() if p.requires_grad}
+    return batch, loss.detach(), grads
+
+
+CASES = [
+    ("smolvlm", False, "lora", False),
+    ("smolvlm", True, "lora", True),
+    ("qwen2vl", True, "lora", True),
+    ("qwen2vl", False, "lora", False),
+    ("smolvlm", True, "full", False),
+    ("qwen2vl", True, "full", True),
+    ("smolvlm", True, "full, frozen tower", False),
+    ("qwen2vl", True, "full, frozen tower", False),
+]
+
+
+@pytest.mark.parametrize(("family", "mixed", "how", "checkpointing"), CASES)
+def test_loss_and_gradients_are_stock_trls(family, mixed, how, checkpointing, tmp_path):
+    ours, rows = trainer(family, mixed, how, checkpointing, tmp_path / "ours", True)
+    stock, _ = trainer(family, mixed, how, checkpointing, tmp_path / "stock", False)
+    (a, loss_a, grads_a), (b, loss_b, grads_b) = step(ours, rows), step(stock, rows)
+    for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"):
+        assert torch.equal(a[name], b[name]), name
+    assert torch.allclose(a["ref_per_token_logps"], b["ref_per_token_logps"], atol=1e-5, rtol=2e-6)
+    assert ours._metrics["train"]["kl"][0] > 1e-3, "policy and reference are the same"
+    assert abs(loss_a - loss_b) <= 1e-5 * abs(loss_b)
+    assert grads_a.keys() == grads_b.keys()
+    largest = max(float(grad.norm()) for grad in grads_b.values() if grad is not None)
+    for name, grad in grads_b.items():
+        if grad is None or grads_a[name] is None:
+            assert grad is None or not grad.any(), name
+            assert grads_a[name] is None or not grads_a[name].any(), name
+            continue
+        noise = 1e-7 * largest  # a key's bias has no gradient but rounding
+        assert (grads_a[name] - grad).norm() <= 1e-4 * grad.norm() + noise, name
