@@ -208,7 +208,7 @@ def _size(entry: Read) -> int:
     return sum(x.nbytes for x in entry.values())
 
 
-def of_run(run: Any, model: Any, processor: Any, args: Any) -> tuple[Features | None, str]:
+def of_run(run: Any, model: Any, processor: Any, args: Any = None) -> tuple[Features | None, str]:
     """What lets a group share its prompt; None, and why in a few words, where it cannot."""
     entry, attention = FAMILIES[run.family], model.config.get_text_config()._attn_implementation
     why_not = ""
@@ -218,9 +218,9 @@ def of_run(run: Any, model: Any, processor: Any, args: Any) -> tuple[Features | 
         why_not = f"family {run.family} is not covered by the shared prefix"
     elif attention != "sdpa":
         why_not = f"policy.attn_implementation {attention} takes no mask of branches; sdpa does"
-    elif args.use_transformers_continuous_batching or args.cache_implementation:
+    elif args and (args.use_transformers_continuous_batching or args.cache_implementation):
         why_not = "train.use_transformers_continuous_batching and cache_implementation are TRL's"
-    elif {"num_beams", "num_return_sequences"} & set(args.generation_kwargs or ()):
+    elif args and {"num_beams", "num_return_sequences"} & set(args.generation_kwargs or ()):
         why_not = "train.generation_kwargs asks for more than sampling"
     if why_not:
         return None, why_not

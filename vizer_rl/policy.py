@@ -15,6 +15,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .config import UserError
 from .families import ASSETS, FAMILIES
+from .features import Features
+from .sampler import sample
 
 
 def device() -> torch.device:
@@ -99,31 +101,41 @@ def caption(
     max_new_tokens: int,
     temperature: float = 0.0,
     batch_size: int = 64,
+    features: Features | None = None,
 ) -> list[Caption]:
-    """One caption for each image; temperature 0 is greedy. Special tokens are never sampled."""
+    """One caption for each image; temperature 0 is greedy. Special tokens are never sampled.
+
+    With `features` an image that they know is not looked at again.
+    """
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     end, out = set(eos_ids(model, processor)), []
-    sampling = (
-        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    )
+    asked = {
+        "do_sample": bool(temperature),
+        "temperature": temperature or None,
+        "top_k": 0 if temperature else None,
+        "top_p": 1.0 if temperature else None,
+        "max_new_tokens": max_new_tokens,
+        "suppress_tokens": forbidden_ids(model, processor) or None,
+        "pad_token_id": processor.tokenizer.pad_token_id,
+    }
     for start in range(0, len(images), batch_size):
-        some = [[images[i]] for i in range(start, min(start + batch_size, len(images)))]
-        inputs = processor(images=some, text=[text] * len(some), padding=True, return_tensors="pt")
-        ids = model.generate(
-            **inputs.to(model.device),
-            **sampling,
-            max_new_tokens=max_new_tokens,
-            suppress_tokens=forbidden_ids(model, processor) or None,
-            pad_token_id=processor.tokenizer.pad_token_id,
-            top_k=0 if temperature else None,
-            top_p=1.0 if temperature else None,
+        some = [images[i] for i in range(start, min(start + batch_size, len(images)))]
+        if features is not None:
+            prompts = features.prompts(some, [text] * len(some))
+            out += sample(model, prompts, range(len(some)), **asked).ids
+            continue
+        inputs = processor(
+            images=[[image] for image in some],
+            text=[text] * len(some),
+            padding=True,
+            return_tensors="pt",
         )
+        ids = model.generate(**inputs.to(model.device), **asked)
         for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
-            length = next((k + 1 for k, i in enumerate(row) if i in end), len(row))
-            said = processor.tokenizer.decode(row[:length], skip_special_tokens=True)
-            out.append(Caption(said.strip(), row[:length]))
-    return out
+            out.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), len(row))])
+    told = processor.tokenizer.batch_decode(out, skip_special_tokens=True)
+    return [Caption(said.strip(), ids) for said, ids in zip(told, out, strict=True)]
 
 
 class Frozen:

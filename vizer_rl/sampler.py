@@ -9,6 +9,7 @@ public `generate`, which calls the loop below in place of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ import torch.distributed
 from torch import Tensor
 from transformers import DynamicCache
 
+from .adapter import merged
 from .shared_prefix import PADDING, PROMPT, Prompt, image_inputs, mask, model_inputs
 
 DROP_ROWS = 0.25  # of the rows done with: from here on moving the cache pays
@@ -60,12 +62,13 @@ def sample(
             synced,
         )
 
-    return model.generate(
-        input_ids=ids[list(of)].to(model.device),
-        attention_mask=present[list(of)].to(model.device),
-        custom_generate=loop,
-        **generation,
-    )
+    with nullcontext() if synced else merged(model):
+        return model.generate(
+            input_ids=ids[list(of)].to(model.device),
+            attention_mask=present[list(of)].to(model.device),
+            custom_generate=loop,
+            **generation,
+        )
 
 
 class _Going:

@@ -67,10 +67,12 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         processor,
         run.monitor.every,
         directory / "adapter",
+        seen,
     )
     eos = policy.eos_ids(model, processor)
     scoring = Scoring(rewards_of(run), encoders, frozen, eos, args.num_generations)
-    scoring.prepare(bank(run, model, processor, scoring, images, args.max_completion_length))
+    length = args.max_completion_length
+    scoring.prepare(bank(run, model, processor, seen, scoring, images, length))
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -214,7 +216,13 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
 
 
 def bank(
-    run: Run, model: Any, processor: Any, scoring: Scoring, images: ImageFolder, max_new_tokens: int
+    run: Run,
+    model: Any,
+    processor: Any,
+    seen: features.Features | None,
+    scoring: Scoring,
+    images: ImageFolder,
+    max_new_tokens: int,
 ) -> Bank:
     """Training images for the rewards to prepare with, and the base's own captions of some."""
     ids = images.ids
@@ -229,6 +237,7 @@ def bank(
         run.data.prompt,
         max_new_tokens=max_new_tokens,
         temperature=1.0,
+        features=seen,
     )
     sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
     return Bank(ids, Lazy(images, ids), sample, CACHE)

@@ -9,7 +9,6 @@ then sees rows of text, and its `pixel_values` say which prompt a row belongs to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.models import unwrap_model_for_generation
 
-from ..adapter import merged, quick_off
+from ..adapter import quick_off
 from ..features import Features
 from ..policy import forbidden_ids
 from ..rollout import Rollout, whole_groups
@@ -251,7 +250,6 @@ class GRPO(GRPOTrainer):
                 gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
-            merged(model) if not self.features.sharded else nullcontext(),
         ):
             done = sample(
                 model,
