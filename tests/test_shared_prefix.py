@@ -1,8 +1,6 @@
-"""Captions packed behind their prompts against TRL's own trainer: the same batch, numbers, gradients."""
+"""Captions packed behind their prompts against TRL: the same batch, numbers, gradients."""
 
 import copy
-import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +10,9 @@ from PIL import Image
 from trl import GRPOTrainer
 
 from vizer_rl import policy
-from vizer_rl import shared_prefix as sp
 from vizer_rl.algorithms.grpo import GRPO, arguments
 from vizer_rl.families import FAMILIES
 from vizer_rl.features import Features
-from vizer_rl.rollout import whole_groups
 from vizer_rl.scoring import Reward, Scoring
 from vizer_rl.settings import Policy
 
@@ -32,7 +28,7 @@ def random_images(sizes, seed=0):
 
 
 def load(family, mixed):
-    """The embedded policy; `mixed`: its processor tiles (smolvlm) or keeps proportions (qwen2vl)."""
+    """The embedded policy; `mixed`: images are tiled (smolvlm), keep proportions (qwen2vl)."""
     settings = Policy(model="embedded", dtype="float32", image_splitting=mixed)
     model, processor = policy.load(family, settings)
     if mixed and family == "smolvlm":

@@ -158,7 +158,7 @@ def _pairs(
     """Both captions of every image that can be decoded; the others are named and left out."""
     model, processor = policy.load(run.family, run.policy)
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    seen, _ = features.of_run(run, model, processor)
+    seen = features.of_run(run, model, processor)
     length, pairs = int(run.train["max_completion_length"]), list[Pair]()
     starts = range(0, len(images.ids), AT_ONCE)
     for start in track(starts, "captioning", console=console, transient=True):

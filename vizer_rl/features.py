@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -208,8 +208,10 @@ def _size(entry: Read) -> int:
     return sum(x.nbytes for x in entry.values())
 
 
-def of_run(run: Any, model: Any, processor: Any, args: Any = None) -> tuple[Features | None, str]:
-    """What lets a group share its prompt; None, and why in a few words, where it cannot."""
+def of_run(
+    run: Any, model: Any, processor: Any, args: Any = None, say: Callable[[str], Any] = str
+) -> Features | None:
+    """What lets a group share its prompt; None, and `say` is told why, where it cannot."""
     entry, attention = FAMILIES[run.family], model.config.get_text_config()._attn_implementation
     why_not = ""
     if run.engine.shared_prefix == "off":
@@ -223,6 +225,7 @@ def of_run(run: Any, model: Any, processor: Any, args: Any = None) -> tuple[Feat
     elif args and {"num_beams", "num_return_sequences"} & set(args.generation_kwargs or ()):
         why_not = "train.generation_kwargs asks for more than sampling"
     if why_not:
-        return None, why_not
+        say(f"one row per caption, as TRL does it: {why_not}")
+        return None
     folder = Path(run.engine.features).expanduser() if run.engine.features else None
-    return Features(model, processor, entry, folder=folder), ""
+    return Features(model, processor, entry, folder=folder)

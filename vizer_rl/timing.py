@@ -16,13 +16,14 @@ class Clock(TrainerCallback):
     """Counts seconds per phase and notes them as time/<phase> when an optimizer step is done.
 
     A phase inside another counts for itself alone, so the phases of a step add up. On CUDA a phase
-    ends when its kernels have.
+    ends when its kernels have. Also noted: tokens/per_second, each computed once; on CUDA mfu, the
+    share of `peak_flops` (per second) that the language model's `flops` were, and peak memory.
     """
 
-    def __init__(self, note: Callable[[str, float], None]) -> None:
-        self.note = note
+    def __init__(self, note: Callable[[str, float], None], peak_flops: float | None) -> None:
+        self.note, self.peak_flops = note, peak_flops
+        self.tokens = self.flops = 0.0  # of this step
         self.seconds: dict[str, float] = defaultdict(float)
-        self.began = time.perf_counter()
         self._inner: list[float] = []
         self._optimizer = 0.0
 
@@ -49,10 +50,16 @@ class Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for phase, seconds in self.seconds.items():
             self.note(f"time/{phase}", seconds)
+        total = sum(self.seconds.values())
+        if self.tokens:
+            self.note("tokens/per_second", self.tokens / total)
+        if self.peak_flops and self.flops:
+            self.note("mfu", self.flops / total / self.peak_flops)
         if torch.cuda.is_available():
             self.note("memory/peak_gib", torch.cuda.max_memory_allocated() / 2**30)
             torch.cuda.reset_peak_memory_stats()
         self.seconds.clear()
+        self.tokens = self.flops = 0.0
 
 
 def _wait() -> None:

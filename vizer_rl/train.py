@@ -53,9 +53,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
     model, processor = policy.load(run.family, run.policy)
-    seen, why_not = features.of_run(run, model, processor, args)
-    if why_not:
-        console.print(f"one row per caption, as TRL: {why_not}")
+    seen = features.of_run(run, model, processor, args, console.print)
     frozen = policy.Frozen(model, processor, run.policy.model)
     encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
     monitor = Monitor(
@@ -71,8 +69,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     )
     eos = policy.eos_ids(model, processor)
     scoring = Scoring(rewards_of(run), encoders, frozen, eos, args.num_generations)
-    length = args.max_completion_length
-    scoring.prepare(bank(run, model, processor, seen, scoring, images, length))
+    scoring.prepare(bank(run, model, processor, seen, scoring, images))
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -222,7 +219,6 @@ def bank(
     seen: features.Features | None,
     scoring: Scoring,
     images: ImageFolder,
-    max_new_tokens: int,
 ) -> Bank:
     """Training images for the rewards to prepare with, and the base's own captions of some."""
     ids = images.ids
@@ -235,7 +231,7 @@ def bank(
         processor,
         pictures,
         run.data.prompt,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=int(run.train["max_completion_length"]),
         temperature=1.0,
         features=seen,
     )
