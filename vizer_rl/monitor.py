@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from rewards import Encoder
 
 from . import policy
+from .features import Features
 
 
 class Monitor(TrainerCallback):
@@ -32,10 +33,12 @@ class Monitor(TrainerCallback):
         processor: Any,
         every: int,
         adapter: Path,
+        features: Features | None = None,
     ) -> None:
         self.ids, self.images, self.prompt = list(ids), images, prompt
         self.max_new_tokens, self.encoder = max_new_tokens, encoder
         self.processor, self.every, self.adapter = processor, every, adapter
+        self.features = features
         self.note: Callable[[str, float], None] | None = None
         self.best = float("-inf")
         self.last = float("nan")
@@ -49,7 +52,12 @@ class Monitor(TrainerCallback):
         training = model.training
         model.eval()
         said = policy.caption(
-            model, self.processor, self.images, self.prompt, max_new_tokens=self.max_new_tokens
+            model,
+            self.processor,
+            self.images,
+            self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            features=self.features,
         )
         model.train(training)
         texts = [c.text for c in said]

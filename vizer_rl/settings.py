@@ -58,7 +58,7 @@ class Policy(Section):
         default="auto", description="type of the frozen weights; auto: bfloat16 where CUDA has it"
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        default="auto", description="attention kernel; auto: the fastest that is there"
+        default="auto", description="attention kernel; auto: sdpa, which a shared prefix needs"
     )
     image_splitting: bool = Field(
         default=False, description="tile large images: more detail, more tokens"
@@ -116,6 +116,19 @@ class Monitor(Section):
     images: int = Field(default=64, ge=1, description="held-out images per look")
 
 
+class Engine(Section):
+    shared_prefix: Annotated[
+        Literal["auto", "off"],
+        BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1 reads so
+    ] = Field(
+        default="auto",
+        description="auto: every image and prompt computed once per group; off: as TRL does",
+    )
+    features: str | None = Field(
+        default=None, description="folder that keeps what the vision tower saw; null: memory only"
+    )
+
+
 class Tracking(Section):
     wandb: Annotated[
         Literal["auto", "online", "offline", "off"],
@@ -143,6 +156,7 @@ class Run(Section):
     )
     mapper: Mapper = Field(default=Mapper(), description="of ViZer's loss")
     monitor: Monitor = Field(default=Monitor(), description="the look at the held-out scorer")
+    engine: Engine = Field(default=Engine(), description="how a step is computed")
     tracking: Tracking = Field(default=Tracking(), description="where the curves go")
     _why_profile: str = PrivateAttr("")
 

@@ -80,6 +80,15 @@ def finish_wandb(mode: str) -> None:
         wandb.finish()
 
 
+def said(messages: Any) -> str:
+    """What a conversation says, without its images."""
+    if isinstance(messages, str):
+        return messages
+    parts = [m["content"] for m in messages]
+    blocks = [[{"text": p}] if isinstance(p, str) else p for p in parts]
+    return "\n".join(b["text"].strip() for some in blocks for b in some if b.get("text"))
+
+
 class Recorder(TrainerCallback):
     """Appends one object per logged step to metrics.jsonl and moves the progress bar."""
 

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 import rewards as reward_files
 from rewards import Bank
 
-from . import algorithms, evaluate, policy, tracking
+from . import algorithms, evaluate, features, policy, tracking
 from .algorithms import vizer
 from .algorithms.grpo import arguments
 from .config import Run, UserError
@@ -54,6 +54,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
     frozen, scoring = ready(run, made)
+    seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
@@ -63,8 +64,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         frozen.processor,
         run.monitor.every,
         directory / "adapter",
+        seen,
     )
-    scoring.prepare(bank(run, frozen, scoring, images))
+    scoring.prepare(bank(run, frozen, seen, scoring, images))
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -84,6 +86,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         args,
         rows(images, policy.messages(run.data.prompt)),
         [recorder, monitor],
+        seen,
     )
     frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
     monitor.note = trainer.note
@@ -243,7 +246,13 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
     images.write_skipped(directory / "skipped.jsonl")
 
 
-def bank(run: Run, frozen: policy.Frozen, scoring: Scoring, images: ImageFolder) -> Bank:
+def bank(
+    run: Run,
+    frozen: policy.Frozen,
+    seen: features.Features | None,
+    scoring: Scoring,
+    images: ImageFolder,
+) -> Bank:
     """Training images for the rewards to prepare with, and the base's own captions of some."""
     ids = images.ids
     if len(ids) > BANK:
@@ -255,8 +264,9 @@ def bank(run: Run, frozen: policy.Frozen, scoring: Scoring, images: ImageFolder)
         frozen.processor,
         pictures,
         run.data.prompt,
-        max_new_tokens=run.train["max_completion_length"],
+        max_new_tokens=int(run.train["max_completion_length"]),
         temperature=1.0,
+        features=seen,
     )
     sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
     return Bank(ids, Lazy(images, ids), sample, CACHE)

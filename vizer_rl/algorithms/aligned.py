@@ -17,8 +17,9 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
+from ..shared_prefix import CaptionForward
 from .configs import GRPOSettings
-from .grpo import GRPO, CaptionForward
+from .grpo import GRPO
 from .vizer_loss import Alignment
 
 

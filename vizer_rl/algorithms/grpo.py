@@ -1,36 +1,31 @@
-"""GRPO: TRL's trainer on our policy, images and rewards. All we lean on in TRL stands here.
+"""GRPO: TRL's trainer on our policy, images and rewards.
 
-Kept from TRL: sampling, advantages, losses, logging, several devices, resuming. Ours: special
-tokens are never sampled, every reward sees whole groups, a caption without end gets the floor, and
-the completions table names the images.
+All we lean on in TRL stands here and in packed.py. Kept from TRL: advantages, losses, logging,
+several devices, resuming. Ours: special tokens are never sampled, every reward sees whole groups, a
+caption without end gets the floor, the completions table names the images, and every image and
+prompt is computed once (packed.py).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
+from ..features import Features
 from ..policy import forbidden_ids
 from ..scoring import Scoring
+from ..tracking import said
 from .configs import GRPOSettings
+from .packed import Packed
 
 COMPLETIONS_EVERY = 20  # steps between two completions tables: a table holds a batch of images
-VISION = (  # of TRL's batch, as TRL's forward pass names them
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-)
 
 
 DEFAULTS = {
@@ -59,7 +54,12 @@ def arguments(
     sections decide."""
     on_cpu = not torch.cuda.is_available()
     return config(
-        **{**DEFAULTS, "gradient_checkpointing": not on_cpu, **train},
+        **{
+            **DEFAULTS,
+            "gradient_checkpointing": not on_cpu,
+            "dataloader_num_workers": 0 if on_cpu else min(4, os.cpu_count() or 1),
+            **train,
+        },
         output_dir=str(directory),
         seed=seed,
         report_to=report_to,
@@ -71,20 +71,7 @@ def arguments(
     )
 
 
-@dataclass(frozen=True)
-class CaptionForward:
-    """What one pass through the model says of B completions of T tokens.
-
-    logps, entropies: (B, T); hidden: (B, T, D), the last hidden states from which each token was
-    predicted, that is the one of the prompt's end and those of all tokens but the last.
-    """
-
-    logps: torch.Tensor
-    entropies: torch.Tensor | None
-    hidden: torch.Tensor | None
-
-
-class GRPO(GRPOTrainer):
+class GRPO(Packed):
     """TRL's GRPOTrainer; captions hold no special tokens and are scored with `scoring`.
 
     Config: the dataclass of its settings, which a run file has under `train`.
@@ -101,6 +88,7 @@ class GRPO(GRPOTrainer):
         args: GRPOConfig,
         dataset: Any,
         callbacks: Sequence[TrainerCallback],
+        features: Features | None = None,
     ) -> None:
         forbidden = forbidden_ids(model, processor)
         kwargs = dict(args.generation_kwargs or {})
@@ -121,35 +109,7 @@ class GRPO(GRPOTrainer):
         self.scoring = scoring
         self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
         self._wants_completions, self._next_table = args.log_completions, 0
-
-    def caption_forward(
-        self, model: Any, inputs: dict[str, Any], *, hidden: bool = False, entropy: bool = False
-    ) -> CaptionForward:
-        """One pass over TRL's batch (`prompt_ids`, `completion_ids`, their masks, the pixels)."""
-        ids, mask = inputs["completion_ids"], inputs["completion_mask"]
-        states: list[torch.Tensor] = []
-
-        def keep(_module: Any, _args: Any, output: Any) -> None:
-            states.append(output.last_hidden_state[:, -ids.shape[1] - 1 : -1])
-
-        backbone = self.accelerator.unwrap_model(model).get_base_model().base_model
-        hook = backbone.register_forward_hook(keep)
-        try:
-            logps, entropies, _ = self._get_per_token_logps_and_entropies(
-                model,
-                torch.cat([inputs["prompt_ids"], ids], 1),
-                torch.cat([inputs["prompt_mask"], mask], 1),
-                ids.shape[1],
-                compute_entropy=entropy,
-                **{name: inputs.get(name) for name in VISION},
-            )
-        finally:
-            hook.remove()
-        return CaptionForward(logps, entropies, torch.cat(states) if hidden else None)
-
-    def note(self, name: str, value: float) -> None:
-        """Add a number to the step that is being logged."""
-        self._metrics["train"][name].append(value)
+        self.compute_once(features)
 
     def _calculate_rewards(self, *rollout: Any) -> torch.Tensor:
         """TRL's (N, K) raw rewards of all devices; notes what each has to say in the advantage."""
@@ -172,14 +132,5 @@ class GRPO(GRPOTrainer):
             self._next_table = self.state.global_step + COMPLETIONS_EVERY
         for column in ("prompt", "completion") if self.log_completions else ():
             told = self._logs[column]  # as text: W&B's tables refuse TRL's lists of messages
-            told.extend([_text(told.popleft()) for _ in range(len(told))])
+            told.extend([said(told.popleft()) for _ in range(len(told))])
         super().log(logs, start_time)
-
-
-def _text(messages: Any) -> str:
-    """What a conversation says, without its images."""
-    if isinstance(messages, str):
-        return messages
-    parts = [m["content"] for m in messages]
-    blocks = [[{"text": p}] if isinstance(p, str) else p for p in parts]
-    return "\n".join(b["text"].strip() for some in blocks for b in some if b.get("text"))
