@@ -12,7 +12,7 @@ import torch
 from peft import get_peft_model
 from transformers import set_seed
 
-from vizer_rl import evaluate, policy, train
+from vizer_rl import evaluate, features, policy, train
 from vizer_rl.algorithms import advantages as adv
 from vizer_rl.algorithms.vizer_loss import caption_tokens, token_states
 from vizer_rl.config import Run
@@ -41,7 +41,8 @@ class Bench:
         self.frozen, self.scoring = train.ready(run, train.rewards_of(run))
         self.model, self.processor = self.frozen.model, self.frozen.processor
         set_seed(run.seed)
-        self.scoring.prepare(train.bank(run, self.frozen, self.scoring, self.images))
+        self.seen = features.of_run(run, self.model, self.processor)
+        self.scoring.prepare(train.bank(run, self.frozen, self.seen, self.scoring, self.images))
 
     def captions(self, folder: ImageFolder, count: int, prompt: str = "") -> list[list]:
         """`count` captions of each image: greedy if it is one, else sampled at temperature 1."""
@@ -53,6 +54,7 @@ class Bench:
             prompt or self.run.data.prompt,
             max_new_tokens=self.run.train["max_completion_length"],
             temperature=float(count > 1),
+            features=self.seen,
         )
         return [said[k : k + count] for k in range(0, len(said), count)]
 
@@ -90,8 +92,8 @@ class Bench:
         base = [c[0].text for c in self.captions(self.heldout, 1)]
         ids, pictures = self.heldout.ids, train.Lazy(self.heldout, self.heldout.ids)
         clip = OpenClip(self.run.scorer.heldout, policy.device())
-        features = clip.image_features(ids, pictures)
-        cosines = [(features * clip.text_features(said)).sum(-1).tolist() for said in (base, texts)]
+        images = clip.image_features(ids, pictures)
+        cosines = [(images * clip.text_features(said)).sum(-1).tolist() for said in (base, texts)]
         pairs = [*map(Pair, ids, base, texts, *cosines)]
         truth = json.loads(truth_of(self.heldout.root).read_text())
         train.describe(self.run, directory, self.images, self.heldout)

@@ -151,15 +151,14 @@ def test_ppo_finds_the_best_caption_and_its_critic_explains_the_returns(tmp_path
     made = trainer(
         "ppo",
         tmp_path,
-        max_steps=40,
+        max_steps=30,
         learning_rate=2e-3,
         value_learning_rate=5e-3,
-        per_device_train_batch_size=32,
         lr_scheduler_type="constant",
     )
     made.train()
     told = [row for row in made.state.log_history if "reward" in row]
-    assert told[0]["reward"] < 0.5
+    assert told[0]["reward"] < 0.6
     assert sum(row["reward"] for row in told[-3:]) / 3 > 0.9
     assert max(row["explained_variance"] for row in told) > 0.5
 

@@ -52,9 +52,9 @@ class PPOSettings(GRPOSettings):
     """advantages with mean 0 and variance 1 over the tokens of a rollout, on all devices"""
     vf_coef: float = within(0.1, 0)
     """weight of the value loss; in a shared trunk, how much the critic shapes the policy"""
-    cliprange_value: float | None = within(0.2, 0)
+    cliprange_value: float | None = within(None, 0)
     """a value may move this far from the rollout's before its loss is clipped; null: anywhere"""
-    value_learning_rate: float = within(1e-3, 0)
+    value_learning_rate: float = within(3e-3, 0)
     """learning rate of the critic, constant"""
     value_warmup_steps: int = within(0, 0)
     """steps at the start in which only the critic learns and the policy stays as it is"""
