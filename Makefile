@@ -1,5 +1,5 @@
 # Everything starts here: `make` lists the targets. Written for GNU make 3.81, which macOS ships.
-.PHONY: help train-smolvlm train-qwen2vl scenes-assets test test-slow check setup
+.PHONY: help train-smolvlm train-qwen2vl scenes-assets test test-slow check bench setup
 .DEFAULT_GOAL := help
 
 #: IMAGES=   a folder of images                   (data.images; default: the scenes that ship)
@@ -9,6 +9,7 @@
 #: SEED=     a whole number                       (seed)
 #: ARGS=     any other settings: ARGS="train.max_steps=20 policy.lora.r=8"
 #: FLAGS=    flags of vizer-rl: FLAGS=--resume
+#: CASES=    of make bench: embedded, shaped, scaling, real, or one case (all that the machine can)
 #: PYTHON=   which Python makes .venv             (3.11, 3.12 or 3.13; used the first time)
 
 # WSL exports NAME, the machine's: only `make … NAME=x` counts.
@@ -47,6 +48,9 @@ check: setup ## ruff, format, mypy
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy vizer_rl rewards
+
+bench: setup ## our trainer against stock TRL: a table, benchmarks/results/ and a plot
+	$(OFFLINE) .venv/bin/python -m benchmarks.bench $(CASES)
 
 scenes-assets: setup ## build the small checkpoints that ship with the package anew
 	.venv/bin/vizer-rl scenes-assets $(ARGS)

@@ -30,13 +30,13 @@ TINY = [
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory):
     """A folder to run in, whose scenes are drawn."""
-    from vizer_rl import train
+    from vizer_rl import image_sets
     from vizer_rl.scenes import draw
 
     folder = tmp_path_factory.mktemp("workplace")
     before = Path.cwd()
     os.chdir(folder)
-    draw.write(train.SCENES / "train", 0, train.TRAIN_SCENES)
+    draw.write(image_sets.SCENES / "train", 0, image_sets.TRAIN_SCENES)
     yield folder
     os.chdir(before)
     shutil.rmtree(folder)
@@ -56,3 +56,23 @@ def command(workplace, monkeypatch):
         return workplace / "runs" / name
 
     return run
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Every weight before and after training."""
+    from vizer_rl.algorithms.grpo import GRPO
+
+    seen = {}
+    original = GRPO.train
+
+    def train(self, *args, **kwargs):
+        before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        result = original(self, *args, **kwargs)
+        seen.update(
+            {n: (before[n], p.detach(), p.requires_grad) for n, p in self.model.named_parameters()}
+        )
+        return result
+
+    monkeypatch.setattr(GRPO, "train", train)
+    return seen

@@ -37,13 +37,13 @@ def test_rewards_import_nothing_from_the_package():
         assert not any(name.startswith("vizer_rl") for name in imported(path)), path
 
 
-def test_only_one_file_leans_on_trl():
+def test_only_algorithms_and_the_checks_of_settings_lean_on_trl():
     users = {
         str(p.relative_to(REPO / "vizer_rl"))
         for p in (REPO / "vizer_rl").rglob("*.py")
         if any(n == "trl" or n.startswith("trl.") for n in imported(p))
     }
-    assert users <= {"algorithms/grpo.py", "config.py", "checks.py"}
+    assert {u for u in users if not u.startswith("algorithms/")} <= {"config.py", "checks.py"}
 
 
 def test_nothing_prints_but_the_command_line():
@@ -67,3 +67,44 @@ def test_the_trl_methods_we_lean_on_are_as_we_know_them():
     for part in ('self._logs["prompt"]', 'self._logs["completion"]', "self.log_completions"):
         assert part in body
     assert "_metrics" in body
+
+
+PINNED = {
+    "_get_per_token_logps_and_entropies": "self model input_ids attention_mask logits_to_keep "
+    "batch_size compute_entropy compute_aux_loss pixel_values image_grid_thw num_images "
+    "pixel_attention_mask spatial_shapes num_tiles image_sizes token_type_ids mm_token_type_ids "
+    "image_position_ids",
+    "_generate_and_score_completions": "self inputs",
+    "_generate_single_turn": "self prompt_ids images multimodal_fields num_generations "
+    "has_tool_images",
+    "_tokenize_prompts": "self prompts",
+    "_calculate_rewards": "self inputs prompts completions completion_ids_list",
+    "_prepare_inputs": "self generation_batch",
+    "training_step": "self model inputs num_items_in_batch",
+    "get_batch_samples": "self epoch_iterator num_batches device",
+}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_the_trl_methods_that_packing_overrides_are_as_we_know_them(name):
+    from trl import GRPOTrainer
+
+    parameters = inspect.signature(getattr(GRPOTrainer, name)).parameters
+    assert list(parameters) == PINNED[name].split()
+
+
+def test_trl_does_in_between_what_packing_counts_on():
+    from trl import GRPOTrainer
+
+    rollout = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    first, second = "old_per_token_logps, _, _ =", "ref_per_token_logps, _, _ ="
+    assert rollout.index(first) < rollout.index(second), "old log-probs are asked for first"
+    assert "gradient_accumulation_steps % generate_every != 0" in rollout
+    assert 'elif "image" in inputs[0]:' in rollout, "rows without images are rows of text"
+    loss = inspect.getsource(GRPOTrainer._compute_loss)
+    assert 'pixel_values=inputs.get("pixel_values")' in loss
+    buffered = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "self._buffered_inputs[self._step % self.args.steps_per_generation]" in buffered
+    turn = inspect.getsource(GRPOTrainer._generate_single_turn)
+    for part in ("unwrap_model_for_generation(", "self._dist.summon_full_params"):
+        assert part in turn

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from trl import GRPOConfig
 
+from vizer_rl.algorithms import ALGORITHMS, find
 from vizer_rl.checks import CHOICES, OURS
 
 from .test_config import complaint, folder, run  # noqa: F401  `folder` is used by every test
@@ -46,6 +48,11 @@ from .test_config import complaint, folder, run  # noqa: F401  `folder` is used 
         ("rewards={}", "rewards: no reward has a weight"),
         ("rewards={length: {weight: 0}}", "rewards: no reward has a weight"),
         ("train.max_stepz=1", "train.max_stepz: unknown field of .*; nearest: max_steps"),
+        ("train.gamma=1", "train.gamma: algorithm grpo has no such setting; algorithm=ppo has it"),
+        ("train.alignment_coef=-1", "train.alignment_coef: -1; allowed: .*"),
+        ("mapper.captions=x", "mapper.captions: 'x' is read only with mapper.source=captions"),
+        ("mapper.source=captions", "mapper.captions: missing"),
+        ("mapper.width=64", "mapper: nothing uses it: algorithm=vizer or train.alignment_coef"),
         ("train.max_steps=lots", "train.max_steps: 'lots'; allowed: a whole number"),
         ("train.beta=high", "train.beta: 'high'; allowed: a number"),
         ("train.bf16=3", "train.bf16: 3; allowed: bool | None"),
@@ -77,6 +84,33 @@ def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(override
     lines = message.splitlines()[1:]
     assert any(re.search(told, line) for line in lines), message
     assert len(lines) <= 3, message
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.gamma=1.5", "train.gamma: 1.5; allowed: at least 0 and at most 1"),
+        ("train.gamma=high", "train.gamma: 'high'; allowed: a number"),
+        ("train.value_learning_rate=-1", "train.value_learning_rate: -1; allowed: .*"),
+        ("train.value_trunk=shard", "train.value_trunk: 'shard' is unknown; .*; nearest: shared"),
+        (
+            "train.cliprange_valu=1",
+            "train.cliprange_valu: unknown field of .* nearest: cliprange_",
+        ),
+        ("train.max_stepz=1", "train.max_stepz: unknown field of .*; nearest: max_steps"),
+    ],
+)
+def test_the_settings_of_an_algorithm_are_checked_like_trls(override, told):
+    message = complaint("algorithm=ppo", override)
+    assert re.search(told, message), message
+    assert len(message.splitlines()) == 2, message
+
+
+def test_every_algorithm_takes_the_run_file_as_it_is():
+    for name in ALGORITHMS:
+        assert run(f"algorithm={name}").algorithm == name
+        assert "alignment_coef" in {f.name for f in fields(find(name).Config)}
+    assert run("algorithm=ppo", "train.gamma=1", "train.cliprange_value=null", "train.target_kl=.1")
 
 
 @pytest.mark.parametrize(

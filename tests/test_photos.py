@@ -12,8 +12,8 @@ from vizer_rl import policy
 from vizer_rl.data import ImageFolder
 from vizer_rl.encoders import Encoders
 from vizer_rl.frozen import Frozen
+from vizer_rl.image_sets import Lazy
 from vizer_rl.scoring import Reward, Scoring
-from vizer_rl.train import Lazy
 
 from .conftest import FIXTURES
 from .test_full_profile import FOLDERS, PHOTOS, checkpoint

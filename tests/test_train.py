@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from vizer_rl import cli, policy
-from vizer_rl.algorithms.grpo import GRPO
 from vizer_rl.config import load
 from vizer_rl.families import FAMILIES
 
@@ -23,24 +22,6 @@ EVAL = {
     "mean_length",
     "heldout_score",
 }
-
-
-@pytest.fixture
-def spied(monkeypatch):
-    """Every weight before and after training."""
-    seen = {}
-    original = GRPO.train
-
-    def train(self, *args, **kwargs):
-        before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        result = original(self, *args, **kwargs)
-        seen.update(
-            {n: (before[n], p.detach(), p.requires_grad) for n, p in self.model.named_parameters()}
-        )
-        return result
-
-    monkeypatch.setattr(GRPO, "train", train)
-    return seen
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

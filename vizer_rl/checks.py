@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from enum import EnumMeta
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .algorithms import ALGORITHMS
 from .families import ASSETS, FAMILIES
-from .settings import Loc, Problem, Scorer, near, not_found, part, shape
+from .settings import Loc, Mapper, Problem, Scorer, near, not_found, part, shape
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 EMBEDDED_SCORERS = ("embedded:a", "embedded:b")
@@ -49,7 +49,8 @@ def of_settings(settings: dict[str, Any]) -> list[Problem]:
     """What is wrong with the settings themselves, wherever they are run."""
     train = part(settings, "train")
     problems = [*shape(settings), *_tables(settings), *_rewards(part(settings, "rewards"))]
-    return [*problems, *_train(train), *_batch(train)]
+    algorithm = settings.get("algorithm", "grpo")
+    return [*problems, *_train(train, algorithm), *_batch(train), *_mapper(settings, train)]
 
 
 def _tables(settings: dict[str, Any]) -> Iterator[Problem]:
@@ -102,22 +103,62 @@ def _mismatch(value: object, annotation: Any) -> str | None:
     return None
 
 
-def _train(train: dict[str, Any]) -> Iterator[Problem]:
-    from trl import GRPOConfig
+def config_of(algorithm: object) -> Any:
+    """The dataclass of an algorithm's `train` settings; GRPO's where the name is wrong."""
+    from .algorithms import find
 
-    known = {field.name: field for field in fields(GRPOConfig)}
+    return find(
+        algorithm if isinstance(algorithm, str) and algorithm in ALGORITHMS else "grpo"
+    ).Config
+
+
+def _train(train: dict[str, Any], algorithm: object) -> Iterator[Problem]:
+    known = {field.name: field for field in fields(config_of(algorithm))}
     for key, value in train.items():
         if key in OURS:
             yield ("train", key), f"not to be set here: {OURS[key]}"
         elif key not in known:
-            yield ("train", key), f"unknown field of trl.GRPOConfig; {near(key, known)}"
-        elif why := _mismatch(value, known[key].type):
+            yield ("train", key), _unknown(key, algorithm, known)
+        elif why := _mismatch(value, known[key].type) or _outside(value, known[key].metadata):
             yield ("train", key), why
         else:
             enums: list[Any] = [t for t in get_args(known[key].type) if isinstance(t, EnumMeta)]
-            choices = CHOICES.get(key, tuple(e.value for t in enums for e in t))
+            choices = CHOICES.get(key) or tuple(e.value for t in enums for e in t)
+            choices = choices or known[key].metadata.get("choices", ())
             if choices and isinstance(value, str) and value not in choices:
                 yield ("train", key), f"{value!r} is unknown; {near(value, choices)}"
+
+
+def _mapper(settings: dict[str, Any], train: dict[str, Any]) -> Iterator[Problem]:
+    """Captions are read only where two settings ask for it and something learns from them."""
+    told = part(settings, "mapper")
+    source, file = told.get("source", "generated"), told.get("captions")
+    if source == "captions" and file is None:
+        yield ("mapper", "captions"), "missing; allowed: a jsonl file, as source is captions"
+    if source != "captions" and file is not None:
+        yield ("mapper", "captions"), f"'{file}' is read only with mapper.source=captions"
+    used = train.get("alignment_coef", config_of(settings.get("algorithm")).alignment_coef)
+    if told.items() - Mapper().model_dump().items() and not used:
+        yield ("mapper",), "nothing uses it: algorithm=vizer or train.alignment_coef does"
+
+
+def _unknown(key: str, algorithm: object, known: Iterable[str]) -> str:
+    """A field that this algorithm has not, with the algorithms that have it."""
+    others = [n for n in ALGORITHMS if key in {f.name for f in fields(config_of(n))}]
+    if others:
+        return f"algorithm {algorithm} has no such setting; algorithm={' or '.join(others)} has it"
+    return f"unknown field of trl.GRPOConfig and of {algorithm}; {near(key, known)}"
+
+
+def _outside(value: object, metadata: Mapping[str, Any]) -> str | None:
+    """Why a number is out of its field's bounds, if it has any."""
+    low, high = metadata.get("low"), metadata.get("high")
+    if not isinstance(value, int | float):
+        return None
+    if (low is None or value >= low) and (high is None or value <= high):
+        return None
+    bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
+    return f"{value!r}; allowed: {' and '.join(bounds)}"
 
 
 def trl_default(key: str) -> Any:
@@ -147,6 +188,9 @@ def of_files(
     settings: dict[str, Any], resume: bool | None, overwrite: bool | None
 ) -> Iterator[Problem]:
     """What is wrong with the files that the settings name."""
+    captions = part(settings, "mapper").get("captions")
+    if isinstance(captions, str) and not Path(captions).expanduser().is_file():
+        yield ("mapper", "captions"), f"{not_found(Path(captions))}"
     images = part(settings, "data").get("images")
     if isinstance(images, str):
         yield from ((("data", "images"), why) for why in _images(images))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from . import encoders, policy
+from . import encoders, features, policy
 from .config import Run, UserError, not_found, read_run
 from .data import ImageError, ImageFolder
 from .metrics.before_after import Pair, summary
@@ -158,6 +158,7 @@ def _pairs(
     """Both captions of every image that can be decoded; the others are named and left out."""
     model, processor = policy.load(run.family, run.policy)
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    seen = features.of_run(run, model, processor)
     length, pairs = int(run.train["max_completion_length"]), list[Pair]()
     starts = range(0, len(images.ids), AT_ONCE)
     for start in track(starts, "captioning", console=console, transient=True):
@@ -166,9 +167,10 @@ def _pairs(
             continue
         ids, pictures = list(some), list(some.values())
         asked = (model, processor, pictures, run.data.prompt)
+        told = {"max_new_tokens": length, "features": seen}
         with model.disable_adapter():
-            base = [c.text for c in policy.caption(*asked, max_new_tokens=length)]
-        trained = [c.text for c in policy.caption(*asked, max_new_tokens=length)]
+            base = [c.text for c in policy.caption(*asked, **told)]
+        trained = [c.text for c in policy.caption(*asked, **told)]
         cosines = [_cosines(scorer, ids, pictures, said) for said in (base, trained)]
         pairs += map(Pair, ids, base, trained, *cosines)
     if not pairs:
@@ -191,8 +193,8 @@ def _cosines(
 ) -> list[float]:
     if scorer is None:
         return [math.nan] * len(captions)
-    features = scorer.image_features(ids, pictures) * scorer.text_features(captions)
-    return [float(cosine) for cosine in features.sum(-1)]
+    products = scorer.image_features(ids, pictures) * scorer.text_features(captions)
+    return [float(cosine) for cosine in products.sum(-1)]
 
 
 def _show(console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from rewards import Encoder
 
 from . import policy
+from .features import Features
 
 
 class Monitor(TrainerCallback):
@@ -32,10 +33,12 @@ class Monitor(TrainerCallback):
         processor: Any,
         every: int,
         adapter: Path,
+        features: Features | None = None,
     ) -> None:
         self.ids, self.images, self.prompt = list(ids), images, prompt
         self.max_new_tokens, self.encoder = max_new_tokens, encoder
         self.processor, self.every, self.adapter = processor, every, adapter
+        self.features = features
         self.note: Callable[[str, float], None] | None = None
         self.best = float("-inf")
         self.last = float("nan")
@@ -49,7 +52,12 @@ class Monitor(TrainerCallback):
         training = model.training
         model.eval()
         said = policy.caption(
-            model, self.processor, self.images, self.prompt, max_new_tokens=self.max_new_tokens
+            model,
+            self.processor,
+            self.images,
+            self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            features=self.features,
         )
         model.train(training)
         texts = [c.text for c in said]
@@ -60,7 +68,7 @@ class Monitor(TrainerCallback):
             self.note("heldout/words", sum(len(t.split()) for t in texts) / len(texts))
         if self.last > self.best:
             self.best = self.last
-            model.save_pretrained(str(self.adapter))
+            model.save_pretrained(str(self.adapter), selected_adapters=["default"])  # no critic's
             (self.adapter / "heldout.json").write_text(json.dumps({"score": self.best}))
         return self.last
 

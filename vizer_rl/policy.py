@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .config import UserError
 from .families import ASSETS, FAMILIES
+from .features import Features
+from .sampler import sample
 
 
 def device() -> torch.device:
@@ -34,8 +35,11 @@ def load(family: str, settings: Any) -> tuple[Any, Any]:
         processor.chat_template = entry.chat_template
     if entry.splits:
         processor.image_processor.do_image_splitting = settings.image_splitting
+    kernel = settings.attn_implementation
     model = AutoModelForImageTextToText.from_pretrained(
-        source, dtype=_dtype(settings.dtype), attn_implementation=_attention(settings)
+        source,
+        dtype=_dtype(settings.dtype),
+        attn_implementation="sdpa" if kernel == "auto" else kernel,
     )
     if model.config.model_type not in entry.model_types:
         raise UserError(
@@ -51,17 +55,6 @@ def _dtype(name: str) -> torch.dtype:
         return getattr(torch, name)
     on_gpu = torch.cuda.is_available()
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def _attention(settings: Any) -> str:
-    if settings.attn_implementation != "auto":
-        return settings.attn_implementation
-    half = _dtype(settings.dtype) != torch.float32
-    return (
-        "flash_attention_2"
-        if half and torch.cuda.is_available() and find_spec("flash_attn")
-        else "sdpa"
-    )
 
 
 def eos_ids(model: Any, processor: Any) -> list[int]:
@@ -106,28 +99,38 @@ def caption(
     max_new_tokens: int,
     temperature: float = 0.0,
     batch_size: int = 64,
+    features: Features | None = None,
 ) -> list[Caption]:
-    """One caption for each image; temperature 0 is greedy. Special tokens are never sampled."""
+    """One caption for each image; temperature 0 is greedy. Special tokens are never sampled.
+
+    With `features` an image that they know is not looked at again.
+    """
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     end, out = set(eos_ids(model, processor)), []
-    sampling = (
-        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    )
+    asked = {
+        "do_sample": bool(temperature),
+        "temperature": temperature or None,
+        "top_k": 0 if temperature else None,
+        "top_p": 1.0 if temperature else None,
+        "max_new_tokens": max_new_tokens,
+        "suppress_tokens": forbidden_ids(model, processor) or None,
+        "pad_token_id": processor.tokenizer.pad_token_id,
+    }
     for start in range(0, len(images), batch_size):
-        some = [[images[i]] for i in range(start, min(start + batch_size, len(images)))]
-        inputs = processor(images=some, text=[text] * len(some), padding=True, return_tensors="pt")
-        ids = model.generate(
-            **inputs.to(model.device),
-            **sampling,
-            max_new_tokens=max_new_tokens,
-            suppress_tokens=forbidden_ids(model, processor) or None,
-            pad_token_id=processor.tokenizer.pad_token_id,
-            top_k=0 if temperature else None,
-            top_p=1.0 if temperature else None,
+        some = [images[i] for i in range(start, min(start + batch_size, len(images)))]
+        if features is not None:
+            prompts = features.prompts(some, [text] * len(some))
+            out += sample(model, prompts, range(len(some)), **asked).ids
+            continue
+        inputs = processor(
+            images=[[image] for image in some],
+            text=[text] * len(some),
+            padding=True,
+            return_tensors="pt",
         )
+        ids = model.generate(**inputs.to(model.device), **asked)
         for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
-            length = next((k + 1 for k, i in enumerate(row) if i in end), len(row))
-            said = processor.tokenizer.decode(row[:length], skip_special_tokens=True)
-            out.append(Caption(said.strip(), row[:length]))
-    return out
+            out.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), len(row))])
+    told = processor.tokenizer.batch_decode(out, skip_special_tokens=True)
+    return [Caption(said.strip(), ids) for said, ids in zip(told, out, strict=True)]

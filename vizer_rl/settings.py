@@ -58,7 +58,7 @@ class Policy(Section):
         default="auto", description="type of the frozen weights; auto: bfloat16 where CUDA has it"
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        default="auto", description="attention kernel; auto: the fastest that is there"
+        default="auto", description="attention kernel; auto: sdpa, which a shared prefix needs"
     )
     image_splitting: bool = Field(
         default=False, description="tile large images: more detail, more tokens"
@@ -87,12 +87,50 @@ class Scorer(Section):
     heldout: str = Field(description="the one that only monitor and evaluation use")
 
 
+class Mapper(Section):
+    """ViZer's mapper, from caption states to image features, for `train.alignment_coef`."""
+
+    source: Literal["generated", "captions"] = Field(
+        default="generated", description="captions it learns from: the policy's own or given ones"
+    )
+    captions: str | None = Field(
+        default=None, description="jsonl of {image_id, caption}; only with `source: captions`"
+    )
+    reading: Literal["loose", "literal"] = Field(
+        default="loose",
+        description="states that have seen the image, or those fed through the model again alone",
+    )
+    pooling: Literal["mean", "last"] = Field(
+        default="mean", description="of the states of a caption's tokens"
+    )
+    target: Literal["tower", "connector"] = Field(
+        default="tower", description="image features: before or after the connector"
+    )
+    width: int = Field(default=256, ge=1, description="of its hidden layer")
+    images: int = Field(default=10_000, ge=16, description="at most so many, one caption each")
+    steps: int = Field(default=400, ge=1, description="updates on all pairs at once")
+    learning_rate: float = Field(default=2e-3, gt=0, description="of those updates")
+
+
 class Monitor(Section):
     every: int = Field(
         default=10, ge=0, description="steps between looks at the held-out scorer; 0: never"
     )
     images: int = Field(default=64, ge=1, description="held-out images per look")
     audit: bool = Field(default=True, description="a short audit of the rewards before training")
+
+
+class Engine(Section):
+    shared_prefix: Annotated[
+        Literal["auto", "off"],
+        BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1 reads so
+    ] = Field(
+        default="auto",
+        description="auto: every image and prompt computed once per group; off: as TRL does",
+    )
+    features: str | None = Field(
+        default=None, description="folder that keeps what the vision tower saw; null: memory only"
+    )
 
 
 class Tracking(Section):
@@ -118,9 +156,11 @@ class Run(Section):
     scorer: Scorer = Field(description="the image-text models")
     rewards: dict[str, dict[str, Any]] = Field(description="{name: {weight: 1.0, parameter: …}}")
     train: dict[str, Any] = Field(
-        default={}, description="fields of trl.GRPOConfig by TRL's own names"
+        default={}, description="fields of trl.GRPOConfig, and the algorithm's own (configs.py)"
     )
+    mapper: Mapper = Field(default=Mapper(), description="of ViZer's loss")
     monitor: Monitor = Field(default=Monitor(), description="the look at the held-out scorer")
+    engine: Engine = Field(default=Engine(), description="how a step is computed")
     tracking: Tracking = Field(default=Tracking(), description="where the curves go")
     _why_profile: str = PrivateAttr("")
 

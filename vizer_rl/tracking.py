@@ -80,12 +80,22 @@ def finish_wandb(mode: str) -> None:
         wandb.finish()
 
 
+def said(messages: Any) -> str:
+    """What a conversation says, without its images."""
+    if isinstance(messages, str):
+        return messages
+    parts = [m["content"] for m in messages]
+    blocks = [[{"text": p}] if isinstance(p, str) else p for p in parts]
+    return "\n".join(b["text"].strip() for some in blocks for b in some if b.get("text"))
+
+
 class Recorder(TrainerCallback):
     """Appends one object per logged step to metrics.jsonl and moves the progress bar."""
 
     def __init__(self, directory: Path, console: Console) -> None:
         self.path, self.console = directory / "metrics.jsonl", console
-        self.seconds, self.began, self.heldout = 0.0, 0.0, float("nan")
+        self.seconds, self.began = 0.0, 0.0
+        self.reward, self.heldout = float("nan"), float("nan")  # as last seen
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -108,17 +118,18 @@ class Recorder(TrainerCallback):
         self.seconds = time.monotonic() - self.began
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not logs or "reward" not in logs or not state.is_world_process_zero:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         row = {"step": state.global_step, **logs, "time/step": round(self.seconds, 4)}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        self.reward = logs.get("reward", self.reward)  # a step of a later epoch has no new one
         self.heldout = logs.get("heldout/score", self.heldout)
-        shown = {"reward": logs["reward"], "heldout": self.heldout}
+        shown = {"reward": self.reward, "heldout": self.heldout}
         self.progress.update(self.task, completed=state.global_step, **shown)
         if not self.console.is_terminal and state.global_step % max(1, state.max_steps // 12) == 0:
             self.console.print(
-                f"step {state.global_step}/{state.max_steps}  reward {logs['reward']:+.3f}  "
+                f"step {state.global_step}/{state.max_steps}  reward {self.reward:+.3f}  "
                 f"held-out {self.heldout:.3f}  {row['time/step']:.2f} s/step"
             )
 

@@ -9,15 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from PIL.Image import Image
 from rich.console import Console
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -25,19 +22,19 @@ from transformers.utils import logging as transformers_logging
 import rewards as reward_files
 from rewards import Bank
 
-from . import algorithms, audit, evaluate, policy, tracking
+from . import algorithms, audit, evaluate, features, policy, tracking
+from .algorithms import vizer
 from .algorithms.grpo import arguments
 from .config import Run, UserError
 from .data import ImageFolder, rows
 from .encoders import Encoders
 from .families import FAMILIES
 from .frozen import Frozen
+from .image_sets import Lazy, image_sets
 from .monitor import Monitor
-from .scenes import draw
 from .scoring import Reward, Scoring
 
-SCENES, CACHE = Path("data/scenes"), Path("data/cache")
-TRAIN_SCENES, HELDOUT_FROM, WATCH_FROM = 1024, 1_000_000, 1_500_000  # how many; scene numbers
+CACHE = Path("data/cache")
 BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of them are captioned
 
 
@@ -54,6 +51,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     args = training_arguments(run, mode, len(images.ids))
     set_seed(run.seed)
     frozen, scoring = ready(run, made)
+    seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
@@ -63,8 +61,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         frozen.processor,
         run.monitor.every,
         directory / "adapter",
+        seen,
     )
-    base = bank(run, frozen, scoring, images)
+    base = bank(run, frozen, seen, scoring, images)
     scoring.prepare(base)
 
     first = args.process_index == 0  # of several devices: the one that writes
@@ -88,9 +87,11 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         args,
         rows(images, policy.messages(run.data.prompt)),
         [recorder, monitor],
+        seen,
     )
     frozen.model = trainer.model  # the same weights, now with an adapter that can be switched off
     monitor.note = trainer.note
+    align(run, trainer, frozen, images, console)
     if resume:
         monitor.recall()
     elif first:
@@ -116,14 +117,29 @@ def audit_run(run: Run) -> str:
     args = training_arguments(run, "off", len(images.ids))
     set_seed(run.seed)
     frozen, scoring = ready(run, made)
+    seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
     heldout = scoring.encoders(run.scorer.heldout)
-    base = bank(run, frozen, scoring, images)
+    base = bank(run, frozen, seen, scoring, images)
     scoring.prepare(base)
     parts = audit.Parts(run, args, images, frozen, heldout, scoring, base)
     numbers = audit.audit(parts)
     audit.show(console, numbers)
     console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
     return str(numbers["verdict"]["overall"])
+
+
+def align(run: Run, trainer: Any, frozen: Any, images: ImageFolder, console: Console) -> None:
+    """Give a trainer whose settings want it ViZer's loss, with the mapper of its stage 1."""
+    args = trainer.args
+    if not args.alignment_coef:
+        return
+    stage1 = vizer.Stage1(
+        trainer.model, frozen.processor, frozen.image_features, run.mapper, run.data.prompt
+    )
+    with args.main_process_first(desc="mapper"):  # the others read what the first has written
+        trainer.alignment = stage1.alignment(
+            Lazy(images, images.ids), run.directory, args.max_completion_length, console
+        )
 
 
 def rewards_of(run: Run) -> list[Reward]:
@@ -176,6 +192,7 @@ def training_arguments(run: Run, mode: str, count: int) -> Any:
             seed=run.seed,
             weights=[told["weight"] for told in run.rewards.values()],
             report_to=[] if mode == "off" else ["wandb"],
+            config=algorithms.find(run.algorithm).Config,
         )
     except ValueError as error:
         raise UserError(f"train: {error}") from error
@@ -187,47 +204,6 @@ def training_arguments(run: Run, mode: str, count: int) -> Any:
             f"are {count} to train on"
         )
     return args
-
-
-class Lazy(Sequence[Image]):
-    """Images of a folder by number, decoded when indexed and not before."""
-
-    def __init__(self, folder: ImageFolder, ids: Sequence[str]) -> None:
-        self.folder, self.ids = folder, list(ids)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.folder.load(self.ids[index])
-
-
-def image_sets(run: Run, console: Console) -> tuple[ImageFolder, ImageFolder, ImageFolder]:
-    """Images to train on, to watch, to evaluate on.
-
-    Scenes are drawn on first use. Of a user's own images the last two are a choice that no seed
-    moves, at most a tenth and a fifth, and never trained on.
-    """
-    if run.data.images is None:
-        drawn = draw.write(SCENES / "train", 0, TRAIN_SCENES)
-        seen = draw.write(SCENES / f"watch-{run.monitor.images}", WATCH_FROM, run.monitor.images)
-        kept = draw.write(SCENES / f"heldout-{run.data.heldout}", HELDOUT_FROM, run.data.heldout)
-        images = ImageFolder.index(drawn, run.data.limit, run.seed)
-        return images, ImageFolder.index(seen), ImageFolder.index(kept)
-    every = ImageFolder.index(run.data.images)
-    if len(every.ids) < 10:
-        raise UserError(
-            f"data.images {run.data.images!r} has {len(every.ids)} usable images: need 10"
-        )
-    ids = random.Random(0).sample(every.ids, len(every.ids))
-    cuts = min(run.data.heldout, len(ids) // 5), min(run.monitor.images, len(ids) // 10)
-    held, watch, rest = ids[: cuts[0]], ids[cuts[0] : sum(cuts)], ids[sum(cuts) :]
-    if run.data.limit:
-        rest = random.Random(run.seed).sample(rest, min(run.data.limit, len(rest)))
-    if every.skipped:
-        console.print(f"{len(every.skipped)} files skipped: see skipped.jsonl in the run directory")
-    one, two, three = (replace(every, ids=sorted(some)) for some in (rest, watch, held))
-    return one, two, three
 
 
 def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder) -> None:
@@ -246,6 +222,7 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
         **{name: version(name) for name in names},
         "train_images": len(images.ids),
         "heldout_images": len(heldout.ids),
+        "captions_read": run.mapper.captions,  # null: no caption of anybody's was read
     }
     (directory / "environment.json").write_text(json.dumps(about, indent=1))
     drawn = run.data.images is None
@@ -254,7 +231,13 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
     images.write_skipped(directory / "skipped.jsonl")
 
 
-def bank(run: Run, frozen: Frozen, scoring: Scoring, images: ImageFolder) -> Bank:
+def bank(
+    run: Run,
+    frozen: Frozen,
+    seen: features.Features | None,
+    scoring: Scoring,
+    images: ImageFolder,
+) -> Bank:
     """Training images for the rewards to prepare with, and the base's own captions of some."""
     ids = images.ids
     if len(ids) > BANK:
@@ -266,8 +249,9 @@ def bank(run: Run, frozen: Frozen, scoring: Scoring, images: ImageFolder) -> Ban
         frozen.processor,
         pictures,
         run.data.prompt,
-        max_new_tokens=run.train["max_completion_length"],
+        max_new_tokens=int(run.train["max_completion_length"]),
         temperature=1.0,
+        features=seen,
     )
     sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
     return Bank(ids, Lazy(images, ids), sample, CACHE)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-ALGORITHMS = {"grpo": "vizer_rl.algorithms.grpo:GRPO"}
+ALGORITHMS = {
+    "grpo": "vizer_rl.algorithms.aligned:Aligned",
+    "rloo": "vizer_rl.algorithms.rloo:RLOO",
+    "ppo": "vizer_rl.algorithms.ppo:PPO",
+    "vizer": "vizer_rl.algorithms.vizer:ViZer",
+}
 
 
 def find(name: str) -> Any:
-    """The trainer class of this algorithm."""
+    """The trainer class of this algorithm; its `Config` holds the fields of `train`."""
     module, _, attribute = ALGORITHMS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -1,12 +1,14 @@
-"""GRPO: TRL's trainer on our policy, images and rewards. All we lean on in TRL stands here.
+"""GRPO: TRL's trainer on our policy, images and rewards.
 
-Kept from TRL: sampling, advantages, losses, logging, several devices, resuming. Ours: special
-tokens are never sampled, every reward sees whole groups, a caption without end gets the floor, and
-the completions table names the images.
+All we lean on in TRL stands here and in packed.py. Kept from TRL: advantages, losses, logging,
+several devices, resuming. Ours: special tokens are never sampled, every reward sees whole groups, a
+caption without end gets the floor, the completions table names the images, and every image and
+prompt is computed once (packed.py).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,14 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
+from ..features import Features
 from ..policy import forbidden_ids
 from ..scoring import Scoring
+from ..tracking import said
+from .configs import GRPOSettings
+from .packed import Packed
 
 COMPLETIONS_EVERY = 20  # steps between two completions tables: a table holds a batch of images
 
@@ -42,11 +48,18 @@ def arguments(
     seed: int,
     weights: list[float],
     report_to: list[str],
+    config: type[GRPOConfig] = GRPOSettings,
 ) -> GRPOConfig:
-    """TRL's config from a run's `train` section over DEFAULTS, with what other sections decide."""
+    """The settings of an algorithm from a run's `train` section over DEFAULTS, and what other
+    sections decide."""
     on_cpu = not torch.cuda.is_available()
-    return GRPOConfig(
-        **{**DEFAULTS, "gradient_checkpointing": not on_cpu, **train},
+    return config(
+        **{
+            **DEFAULTS,
+            "gradient_checkpointing": not on_cpu,
+            "dataloader_num_workers": 0 if on_cpu else min(4, os.cpu_count() or 1),
+            **train,
+        },
         output_dir=str(directory),
         seed=seed,
         report_to=report_to,
@@ -58,8 +71,13 @@ def arguments(
     )
 
 
-class GRPO(GRPOTrainer):
-    """TRL's GRPOTrainer; captions hold no special tokens and are scored with `scoring`."""
+class GRPO(Packed):
+    """TRL's GRPOTrainer; captions hold no special tokens and are scored with `scoring`.
+
+    Config: the dataclass of its settings, which a run file has under `train`.
+    """
+
+    Config: type[GRPOConfig] = GRPOSettings
 
     def __init__(
         self,
@@ -70,6 +88,7 @@ class GRPO(GRPOTrainer):
         args: GRPOConfig,
         dataset: Any,
         callbacks: Sequence[TrainerCallback],
+        features: Features | None = None,
     ) -> None:
         forbidden = forbidden_ids(model, processor)
         kwargs = dict(args.generation_kwargs or {})
@@ -90,10 +109,7 @@ class GRPO(GRPOTrainer):
         self.scoring = scoring
         self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
         self._wants_completions, self._next_table = args.log_completions, 0
-
-    def note(self, name: str, value: float) -> None:
-        """Add a number to the step that is being logged."""
-        self._metrics["train"][name].append(value)
+        self.compute_once(features)
 
     def _calculate_rewards(self, *rollout: Any) -> torch.Tensor:
         """TRL's (N, K) raw rewards of all devices; notes what each has to say in the advantage."""
@@ -116,14 +132,5 @@ class GRPO(GRPOTrainer):
             self._next_table = self.state.global_step + COMPLETIONS_EVERY
         for column in ("prompt", "completion") if self.log_completions else ():
             told = self._logs[column]  # as text: W&B's tables refuse TRL's lists of messages
-            told.extend([_text(told.popleft()) for _ in range(len(told))])
+            told.extend([said(told.popleft()) for _ in range(len(told))])
         super().log(logs, start_time)
-
-
-def _text(messages: Any) -> str:
-    """What a conversation says, without its images."""
-    if isinstance(messages, str):
-        return messages
-    parts = [m["content"] for m in messages]
-    blocks = [[{"text": p}] if isinstance(p, str) else p for p in parts]
-    return "\n".join(b["text"].strip() for some in blocks for b in some if b.get("text"))

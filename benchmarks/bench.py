@@ -1,0 +1,219 @@
+"""Our trainer against stock TRL's GRPOTrainer: `make bench`, or `make bench CASES=shaped`.
+
+Both take steps in turns in one process, on the same weights, images, rewards and group size. A step
+is processing, sampling, rewards, reference, loss, backward and optimizer. Memory on a CPU
+is what a step of a process of its own adds to what is loaded; on CUDA all that was allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from vizer_rl.families import FAMILIES
+
+from . import plot, policies
+from .side import Case, Side
+
+RESULTS = Path(__file__).parent / "results"
+SIDES = ("ours", "trl")
+
+
+def cases() -> dict[str, list[Case]]:
+    """What can be asked for: embedded, shaped, scaling and, on CUDA, real."""
+    smolvlm, qwen2vl = policies.shaped_smolvlm, policies.shaped_qwen2vl
+
+    def small(tiles: int) -> Callable[[], Any]:
+        return lambda: smolvlm(policies.SMALL, 192, 12, 2, tiles)
+
+    def real(tiles: int) -> Callable[[], Any]:
+        return lambda: smolvlm(policies.SMOLVLM, 378, 14, 3, tiles)
+
+    def qwen(side: int) -> Callable[[], Any]:
+        return lambda: qwen2vl(policies.QWEN2VL, 14, side)
+
+    own = [
+        Case(f"embedded-{f}", f, partial(policies.embedded, f), images=8, words=0, steps=5)
+        for f in FAMILIES
+    ]
+    shaped = [
+        Case("shaped-smolvlm", "smolvlm", small(2)),
+        Case("shaped-qwen2vl", "qwen2vl", lambda: qwen2vl(policies.SMALL, 12, 18)),
+    ]
+    groups = [
+        Case(f"group-{g}", "smolvlm", small(2), images=1, group=g, steps=1) for g in (2, 4, 8, 16)
+    ]
+    tiles = [Case(f"tiles-{n}", "smolvlm", small(n), images=1, steps=1) for n in (1, 2, 3, 4)]
+    sides = [
+        Case(
+            f"tokens-{n * n}",
+            "qwen2vl",
+            partial(qwen2vl, policies.SMALL, 12, n),
+            images=1,
+            steps=1,
+        )
+        for n in (8, 37)
+    ]
+    big = [
+        Case("real-smolvlm-1-tile", "smolvlm", real(1), images=4, steps=5, gpu=True),
+        Case("real-smolvlm-17-tiles", "smolvlm", real(4), images=4, steps=5, gpu=True),
+        Case("real-qwen2vl-256", "qwen2vl", qwen(16), images=4, steps=5, gpu=True),
+        Case("real-qwen2vl-1024", "qwen2vl", qwen(32), images=4, steps=5, gpu=True),
+    ]
+    return {"embedded": own, "shaped": shaped, "scaling": groups + tiles + sides, "real": big}
+
+
+def run(case: Case) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]]]:
+    """One case: the row of the results, and of each side the seconds of each phase."""
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {name: Side(case, name == "ours", f"{folder}/{name}") for name in SIDES}
+        captions, ours = sides["ours"].gradient()
+        _, stock = sides["trl"].gradient(captions)
+        peaks: dict[str, float] = {}
+        for side in sides.values():
+            side.phases.clear()
+        for _ in range(case.steps):
+            for name, side in sides.items():
+                if torch.cuda.is_available():
+                    torch.cuda.reset_peak_memory_stats()
+                side.step()
+                if torch.cuda.is_available():
+                    peaks[name] = torch.cuda.max_memory_allocated() / 2**20
+        rollout = sides["ours"].trainer.rollout
+        lengths = [len(prompt.ids) for prompt in rollout.prompts]
+        tokens = len(rollout.prompts[0].features)
+    said = sum(map(len, captions))
+    share = (sum(lengths) + said) / (case.group * sum(lengths) + said)
+    if not torch.cuda.is_available():
+        peaks = {name: _peak_of(case, name) for name in SIDES}
+    told = {name: dict(side.phases) for name, side in sides.items()}
+    row: dict[str, Any] = {
+        "case": case.name,
+        "family": case.family,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "num_generations": case.group,
+        "image_tokens": tokens,
+    }
+    for name in SIDES:
+        seconds = statistics.median(told[name]["step"])
+        row[name] = {
+            "step_seconds": round(seconds, 4),
+            "captions_per_second": round(case.images * case.group / seconds, 3),
+            "peak_memory_mb": round(peaks[name], 1),
+            "unique_token_share": round(share if name == "trl" else 1.0, 4),
+        }
+    row["speedup"] = round(row["trl"]["step_seconds"] / row["ours"]["step_seconds"], 2)
+    row["memory_ratio"] = round(peaks["ours"] / max(peaks["trl"], 1e-9), 3)
+    row["grad_rel_diff"] = float((ours - stock).norm() / stock.norm())
+    return row, told
+
+
+def _peak_of(case: Case, side: str) -> float:
+    """Memory that a step adds, in MiB, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bench", "--peak", case.name, side]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def peak(case: Case, side: str) -> float:
+    """Memory of one step beyond what is loaded, in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        taker = Side(case, side == "ours", folder)
+        loaded = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        taker.step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - loaded / 2**20
+
+
+def show(console: Console, rows: list[tuple[dict[str, Any], Any]]) -> None:
+    """The table: medians, and ranges of whole steps."""
+    names = ("case", "G", "image tokens", "phase", "ours s", "TRL s", "speedup", "memory")
+    table = Table(*names, title="Ours against TRL: median (range)")
+    for row, told in rows:
+        for phase in ("step", "sample", "rewards", "reference", "learn"):
+            if phase in ("reference", "learn"):
+                seconds = {n: _rest(told[n], phase) for n in SIDES}
+            else:
+                seconds = {n: told[n][phase] for n in SIDES}
+            ours, trl = (_range(seconds[n]) for n in SIDES)
+            ratio = statistics.median(seconds["trl"]) / statistics.median(seconds["ours"])
+            first = phase == "step"
+            table.add_row(
+                row["case"] if first else "",
+                str(row["num_generations"]) if first else "",
+                str(row["image_tokens"]) if first else "",
+                phase,
+                ours,
+                trl,
+                f"{ratio:.1f}×",
+                f"{row['memory_ratio']:.2f}" if first else "",
+            )
+    console.print(table)
+    for row, _ in rows:
+        same, share = row["grad_rel_diff"], row["trl"]["unique_token_share"]
+        console.print(f"{row['case']}: gradient differs by {same:.1e}; {share:.0%} of TRL's tokens")
+
+
+def _rest(told: dict[str, list[float]], phase: str) -> list[float]:
+    """Seconds of what is left of rollouts (images, reference) or of steps (loss, optimizer)."""
+    if phase == "reference":
+        parts = zip(told["rollout"], told["sample"], told["rewards"], strict=True)
+        return [rollout - sample - rewards for rollout, sample, rewards in parts]
+    return [step - rollout for step, rollout in zip(told["step"], told["rollout"], strict=True)]
+
+
+def _range(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f}–{max(seconds):.3f})"
+
+
+def main() -> None:
+    """Run what was asked for, print the table, write results and plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", help="embedded, shaped, scaling, real, or one case")
+    parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, help="timed steps per case")
+    asked = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    console, every = Console(), cases()
+    by_name = {case.name: case for some in every.values() for case in some}
+    if asked.peak:
+        console.print(peak(by_name[asked.peak[0]], asked.peak[1]))
+        return
+    wanted = asked.cases or list(every)
+    unknown = [name for name in wanted if name not in every and name not in by_name]
+    if unknown:
+        parser.error(f"unknown case {unknown[0]!r}; known: {', '.join([*every, *by_name])}")
+    rows = []
+    for case in (c for name in wanted for c in every.get(name) or [by_name[name]]):
+        if case.gpu and not torch.cuda.is_available():
+            console.print(f"{case.name}: needs CUDA, left out")
+            continue
+        if asked.steps:
+            case = replace(case, steps=asked.steps)
+        rows.append(run(case))
+        ours, trl = rows[-1][0]["ours"], rows[-1][0]["trl"]
+        console.print(f"{case.name}: {ours['step_seconds']} s, TRL {trl['step_seconds']} s")
+    show(console, rows)
+    RESULTS.mkdir(exist_ok=True)
+    results = [row for row, _ in rows]
+    (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n")
+    plot.draw(results, RESULTS / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()

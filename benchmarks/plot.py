@@ -1,0 +1,54 @@
+"""The plot of the scaling cases, drawn with Pillow: seconds per step over G and image tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+SIZE, EDGE, GAP = 420, 60, 40
+COLOURS = {"ours": "#1f77b4", "trl": "#d62728"}
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """Two panels, as far as there are at least two points for them; else nothing is written."""
+    groups = [r for r in results if r["case"].startswith("group-")]
+    tokens = [r for r in results if r["case"].startswith("tiles-")]
+    panels = [(groups, "num_generations", "G"), (tokens, "image_tokens", "image tokens")]
+    panels = [panel for panel in panels if len(panel[0]) > 1]
+    if not panels:
+        return
+    width = len(panels) * (SIZE + 2 * EDGE) + GAP
+    image = Image.new("RGB", (width, SIZE + 2 * EDGE), "white")
+    for n, (rows, key, label) in enumerate(panels):
+        _panel(ImageDraw.Draw(image), n * (SIZE + 2 * EDGE) + EDGE + GAP // 2, rows, key, label)
+    image.save(path)
+
+
+def _panel(
+    canvas: ImageDraw.ImageDraw, left: int, rows: list[dict[str, Any]], key: str, label: str
+) -> None:
+    font = ImageFont.load_default(14)
+    rows = sorted(rows, key=lambda row: row[key])
+    most = max(row[side]["step_seconds"] for row in rows for side in COLOURS)
+    last = rows[-1][key]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return left + x / last * SIZE, EDGE + SIZE - y / most * SIZE
+
+    canvas.line([at(0, most), at(0, 0), at(last, 0)], fill="black")
+    for row in rows:
+        x, y = at(row[key], 0)
+        canvas.text((x, y + 6), str(row[key]), fill="black", font=font, anchor="ma")
+    canvas.text((left + SIZE / 2, EDGE + SIZE + 30), label, fill="black", font=font, anchor="ma")
+    canvas.text((left, EDGE - 22), f"seconds per step, up to {most:.2f}", fill="black", font=font)
+    for side, colour in COLOURS.items():
+        points = [at(row[key], row[side]["step_seconds"]) for row in rows]
+        canvas.line(points, fill=colour, width=3)
+        for x, y in points:
+            canvas.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)
+        name = "TRL" if side == "trl" else side
+        canvas.text(
+            (points[-1][0] - 4, points[-1][1] - 22), name, fill=colour, font=font, anchor="ra"
+        )

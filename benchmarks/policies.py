@@ -1,0 +1,148 @@
+"""The policies of the benchmarks: embedded ones, and random weights in the shapes of real ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+
+from vizer_rl import policy
+from vizer_rl.settings import Policy
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a policy: of the language model, then of the vision tower."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    inner: int
+    vocab: int
+    tower_width: int
+    tower_layers: int
+    tower_heads: int
+    tower_inner: int
+
+
+SMALL = Shape(384, 8, 6, 6, 1024, 8192, 256, 4, 4, 768)  # 20 M parameters
+SMOLVLM = Shape(2048, 24, 32, 32, 8192, 49280, 1152, 27, 16, 4304)  # SmolVLM-Base, 2.2 B
+QWEN2VL = Shape(1536, 28, 12, 2, 8960, 151936, 1280, 32, 16, 5120)  # Qwen2-VL-2B
+
+
+def embedded(family: str) -> tuple[Any, Any, int]:
+    """The embedded policy, its processor and its images' side in pixels (16 tokens)."""
+    return *policy.load(family, Policy(model="embedded", dtype="float32")), 96
+
+
+def shaped_smolvlm(
+    shape: Shape, tile: int, patch: int, scale: int, tiles: int
+) -> tuple[Any, Any, int]:
+    """Idefics3 of this shape on images of `tiles` × `tiles` tiles and the whole (1: one tile)."""
+    _, processor = policy.load("smolvlm", Policy(model="embedded", dtype="float32"))
+    seen = processor.image_processor
+    seen.do_image_splitting = tiles > 1
+    seen.max_image_size, seen.size = {"longest_edge": tile}, {"longest_edge": tile * tiles}
+    processor.image_seq_len = (tile // patch // scale) ** 2
+    token = processor.tokenizer.convert_tokens_to_ids
+    config = Idefics3Config(
+        image_token_id=token("<image>"),
+        scale_factor=scale,
+        tie_word_embeddings=False,
+        vision_config=_tower(shape, image_size=tile, patch_size=patch),
+        text_config=_text(shape, processor, model_type="llama"),
+    )
+    return _made(Idefics3ForConditionalGeneration, config, processor), processor, tile * tiles
+
+
+def shaped_qwen2vl(shape: Shape, patch: int, side: int) -> tuple[Any, Any, int]:
+    """Qwen2-VL of this shape on square images of side × side tokens."""
+    _, processor = policy.load("qwen2vl", Policy(model="embedded", dtype="float32"))
+    seen, pixels = processor.image_processor, side * 2 * patch
+    seen.patch_size, seen.size = patch, {"shortest_edge": pixels**2, "longest_edge": pixels**2}
+    token = processor.tokenizer.convert_tokens_to_ids
+    half = shape.width // shape.heads // 2
+    text = _text(shape, processor, rope_parameters=_mrope(half))
+    config = Qwen2VLConfig(
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+        text_config=text,
+        vision_config={
+            "depth": shape.tower_layers,
+            "embed_dim": shape.tower_width,
+            "hidden_size": shape.width,
+            "num_heads": shape.tower_heads,
+            "mlp_ratio": shape.tower_inner // shape.tower_width,
+            "patch_size": patch,
+            "spatial_merge_size": 2,
+        },
+    )
+    return _made(Qwen2VLForConditionalGeneration, config, processor), processor, pixels
+
+
+def images(side: int, count: int, seed: int) -> list[Image.Image]:
+    """Square images of noise, the same for the same seed."""
+    make = torch.Generator().manual_seed(seed)
+    shape = (side, side, 3)
+    return [
+        Image.fromarray(torch.randint(0, 256, shape, generator=make, dtype=torch.uint8).numpy())
+        for _ in range(count)
+    ]
+
+
+def _mrope(half: int) -> dict[str, Any]:
+    time = half // 4
+    rest = (half - time) // 2
+    section = [half - 2 * rest, rest, rest]
+    return {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}
+
+
+def _text(shape: Shape, processor: Any, **more: Any) -> dict[str, Any]:
+    tokenizer = processor.tokenizer
+    return {
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "intermediate_size": shape.inner,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": 8192,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **more,
+    }
+
+
+def _tower(shape: Shape, **more: int) -> dict[str, Any]:
+    return {
+        "hidden_size": shape.tower_width,
+        "num_hidden_layers": shape.tower_layers,
+        "num_attention_heads": shape.tower_heads,
+        "intermediate_size": shape.tower_inner,
+        **more,
+    }
+
+
+def _made(kind: Any, config: Any, processor: Any) -> Any:
+    on_gpu = torch.cuda.is_available()
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    with torch.device(policy.device()):
+        model = kind(config)
+    model = model.to(torch.bfloat16) if on_gpu else model
+    model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id]
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,153 @@
+"""A side of a benchmark: a trainer, ours or TRL's, that takes steps by hand."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from trl import GRPOTrainer
+
+from vizer_rl import policy
+from vizer_rl.algorithms.grpo import GRPO, arguments
+from vizer_rl.families import FAMILIES
+from vizer_rl.features import Features
+from vizer_rl.scoring import Reward, Scoring
+
+from . import policies
+
+PHASES = {
+    "sample": "_generate_single_turn",
+    "rewards": "_calculate_rewards",
+    "rollout": "_generate_and_score_completions",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A benchmark: `make` gives model, processor and the images' side in pixels.
+
+    words: tokens per caption, 0: as the policy ends them; steps: how many are timed, after one.
+    """
+
+    name: str
+    family: str
+    make: Callable[[], tuple[Any, Any, Any]]
+    images: int = 2
+    group: int = 8
+    words: int = 24
+    steps: int = 3
+    gpu: bool = False
+
+
+def length(batch: Any) -> list[float]:
+    """A reward that costs nothing: the step is the policy's."""
+    return [float(len(caption)) for caption in batch.captions]
+
+
+class Side:
+    """A trainer, ours or TRL's, that takes steps by hand and keeps the time of their phases."""
+
+    def __init__(self, case: Case, ours: bool, folder: str) -> None:
+        model, processor, self.side = case.make()
+        self.case, self.steps, count = case, 0, case.images * case.group
+        told: dict[str, Any] = {
+            "num_generations": case.group,
+            "per_device_train_batch_size": count,
+            "max_completion_length": case.words or 32,
+            "log_completions": False,
+            "bf16": torch.cuda.is_available(),
+            "dataloader_num_workers": 0,
+        }
+        if case.words:
+            told["generation_kwargs"] = {"min_new_tokens": case.words}
+        args = arguments(told, directory=Path(folder), seed=0, weights=[1.0], report_to=[])
+        eos = policy.eos_ids(model, processor)
+        scoring = Scoring([Reward("length", 1.0, length)], None, None, eos, case.group)  # type: ignore[arg-type]
+        rank = 32 if case.gpu else 16
+        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=FAMILIES[case.family].lora)
+        dataset = Dataset.from_dict({"prompt": ["rows are handed over"] * case.group})
+        torch.manual_seed(1)
+        if ours:
+            seen = Features(model, processor, FAMILIES[case.family])
+            self.trainer: Any = GRPO(model, processor, lora, scoring, args, dataset, [], seen)
+        else:
+            forbidden = policy.forbidden_ids(model, processor)
+            args.generation_kwargs = {
+                **(args.generation_kwargs or {}),
+                "suppress_tokens": forbidden,
+            }
+            self.trainer = GRPOTrainer(
+                model=model,
+                reward_funcs=scoring.functions(),
+                args=args,
+                train_dataset=dataset,
+                processing_class=processor,
+                peft_config=lora,
+            )
+        self.trainer.model.train()
+        self.trainer.current_gradient_accumulation_steps = 1
+        learning = [p for p in self.trainer.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(learning, lr=1e-5)
+        self.phases: dict[str, list[float]] = defaultdict(list)
+        for phase, name in PHASES.items():
+            setattr(self.trainer, name, self._timed(phase, getattr(self.trainer, name)))
+
+    def _timed(self, phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = method(*args, **kwargs)
+            _wait()
+            self.phases[phase].append(time.perf_counter() - began)
+            return result
+
+        return timed
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the next step; its images were never seen before."""
+        self.steps += 1
+        images = policies.images(self.side, self.case.images, self.steps)
+        asked = "Describe the image."
+        return [
+            {"image_id": f"{self.steps}/{n}", "image": image, "prompt": policy.messages(asked)}
+            for n, image in enumerate(images)
+            for _ in range(self.case.group)
+        ]
+
+    def step(self) -> None:
+        """Take a step; its seconds go to `phases`."""
+        rows = self.rows()
+        began = time.perf_counter()
+        self.trainer.training_step(self.trainer.model, rows, None)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        _wait()
+        self.phases["step"].append(time.perf_counter() - began)
+
+    def gradient(self, captions: list[list[int]] | None = None) -> tuple[list[list[int]], Any]:
+        """Captions of a rollout (given, or sampled now) and the gradient they give."""
+        trainer, kept = self.trainer, []
+        sampled = trainer._generate_single_turn
+
+        def turn(*args: Any) -> tuple[Any, None]:
+            kept.extend(captions or sampled(*args)[0])
+            return kept, None
+
+        trainer._generate_single_turn = turn
+        trainer.training_step(trainer.model, self.rows(), None)
+        trainer._generate_single_turn = sampled
+        grads = [p.grad.float().flatten() for p in trainer.model.parameters() if p.grad is not None]
+        gradient = torch.cat(grads)
+        self.optimizer.zero_grad()
+        return kept, gradient
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

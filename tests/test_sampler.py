@@ -1,0 +1,117 @@
+"""Captions continued side by side: the tokens of `generate`, and its distribution."""
+
+import pytest
+import torch
+
+from vizer_rl import policy, sampler
+from vizer_rl.families import FAMILIES
+from vizer_rl.features import Features
+from vizer_rl.shared_prefix import add_caption_head, caption_forward
+
+from .test_shared_prefix import load, rows_of
+
+
+def text_of(processor, question):
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    return processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+
+
+def asked(model, processor, mixed):
+    """Images with their prompts in chat form: of different lengths where `mixed`."""
+    rows = rows_of(processor, mixed)[::4]
+    return [row["image"] for row in rows], [
+        text_of(processor, row["prompt"][0]["content"]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize(("family", "mixed"), [("smolvlm", True), ("qwen2vl", True)])
+def test_greedy_captions_are_those_of_generate(family, mixed):
+    model, processor = load(family, mixed)
+    images, texts = asked(model, processor, mixed)
+    options = {
+        "do_sample": False,
+        "max_new_tokens": 12,
+        "repetition_penalty": 1.3,  # sees the prompt too
+        "min_new_tokens": 3,
+        "suppress_tokens": policy.forbidden_ids(model, processor),
+        "pad_token_id": processor.tokenizer.pad_token_id,
+    }
+    inputs = processor(images=[[i] for i in images], text=texts, padding=True, return_tensors="pt")
+    assert not inputs["attention_mask"].all(), "prompts of different lengths"
+    stock = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :].tolist()
+    prompts = Features(model, processor, FAMILIES[family]).prompts(images, texts)
+    said = sampler.sample(model, prompts, [2, 0, 0, 1, 2], **options)
+    end = set(policy.eos_ids(model, processor))
+    for ids, which in zip(said.ids, [2, 0, 0, 1, 2], strict=True):
+        assert ids == stock[which][: len(ids)]
+        assert len(ids) == 12 or ids[-1] in end
+        assert not end & set(ids[:-1])
+
+
+def exact(model, processor, images, texts, allowed, options):
+    """p of every pair of first tokens from rows of their own, top-k and temperature by hand."""
+
+    def step(continued):
+        inputs = processor(images=[[images[0]]], text=texts[:1], padding=True, return_tensors="pt")
+        more = torch.tensor([continued], dtype=torch.long)
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            if name in inputs:
+                tail = more if name == "input_ids" else torch.full_like(more, name[0] == "a")
+                inputs[name] = torch.cat([inputs[name], tail], 1)
+        logits = model(**inputs).logits[0, -1] / options["temperature"]
+        kept = torch.full_like(logits, float("-inf"))
+        kept[allowed] = logits[allowed]
+        best = kept.topk(options["top_k"])
+        return dict(zip(best.indices.tolist(), best.values.softmax(-1).tolist(), strict=True))
+
+    first = step([])
+    return {(a, b): p * q for a, p in first.items() for b, q in step([a]).items()}
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
+@torch.no_grad()
+def test_sampled_captions_have_the_distribution_of_the_model(family):
+    model, processor = load(family, False)
+    images, texts = asked(model, processor, False)
+    end = policy.eos_ids(model, processor)
+    hidden = policy.forbidden_ids(model, processor) + end
+    allowed = [i for i in range(len(processor.tokenizer)) if i not in set(hidden)]
+    options = {"temperature": 1.5, "top_k": 3}
+    wanted = exact(model, processor, images, texts, allowed, options)
+    prompts = Features(model, processor, FAMILIES[family]).prompts(images[:1], texts[:1])
+    torch.manual_seed(0)
+    count = 1500
+    said = sampler.sample(
+        model,
+        prompts,
+        [0] * count,
+        do_sample=True,
+        top_p=1.0,
+        max_new_tokens=2,
+        suppress_tokens=hidden,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        **options,
+    )
+    seen = [tuple(ids) for ids in said.ids]
+    assert set(seen) <= wanted.keys()
+    likely = {pair: p * count for pair, p in wanted.items() if p * count >= 5}
+    squares = sum((seen.count(pair) - n) ** 2 / n for pair, n in likely.items())
+    assert squares < 27.9, "chi-square of 9 outcomes beyond its 99.95 % quantile"
+
+
+def test_log_probs_of_sampled_tokens_are_those_the_loss_computes():
+    model, processor = load("smolvlm", True)
+    images, texts = asked(model, processor, True)
+    prompts = Features(model, processor, FAMILIES["smolvlm"]).prompts(images, texts)
+    of = [0, 1, 2, 0, 1, 2, 2]
+    torch.manual_seed(0)
+    said = sampler.sample(
+        model, prompts, of, do_sample=True, temperature=0.7, top_k=20, max_new_tokens=9
+    )
+    add_caption_head(model, 0.7)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(i) for i in said.ids], batch_first=True)
+    logps = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in said.logps], True)
+    mask = (torch.arange(ids.shape[1]) < torch.tensor([[len(i)] for i in said.ids])).long()
+    with torch.no_grad():
+        again = caption_forward(model, prompts, of, ids, mask).logps
+    assert torch.allclose(logps, again, atol=1e-5)

@@ -1,0 +1,257 @@
+"""Captions packed behind their prompts against TRL: the same batch, numbers, gradients."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from PIL import Image
+from trl import GRPOTrainer
+
+from vizer_rl import policy, shared_prefix
+from vizer_rl.adapter import merged
+from vizer_rl.algorithms.grpo import GRPO, arguments
+from vizer_rl.families import FAMILIES
+from vizer_rl.features import Features
+from vizer_rl.rollout import whole_groups
+from vizer_rl.scoring import Reward, Scoring
+from vizer_rl.settings import Policy
+from vizer_rl.shared_prefix import Prompt, layout, log_probs, mask
+
+G = 4
+
+
+def random_images(sizes, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    return [
+        Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=make, dtype=torch.uint8).numpy())
+        for w, h in sizes
+    ]
+
+
+def load(family, mixed):
+    """The embedded policy; `mixed`: images are tiled (smolvlm), keep proportions (qwen2vl)."""
+    settings = Policy(model="embedded", dtype="float32", image_splitting=mixed)
+    model, processor = policy.load(family, settings)
+    if mixed and family == "smolvlm":
+        processor.image_processor.size = {"longest_edge": 192}
+    elif mixed:
+        processor.image_processor.size = {"shortest_edge": 48 * 48, "longest_edge": 192 * 192}
+    return model, processor
+
+
+def rows_of(processor, mixed):
+    sizes = [(96, 96), (190, 90), (60, 150)] if mixed else [(96, 96)] * 3
+    asked = ["Describe the image.", "image", "Describe the image."]
+    return [
+        {"image_id": str(n), "image": image, "prompt": policy.messages(asked[n if mixed else 0])}
+        for n, image in enumerate(random_images(sizes))
+        for _ in range(G)
+    ]
+
+
+def completions(eos, seed=1):
+    make = torch.Generator().manual_seed(seed)
+    lengths = [3, 7, 1, 9, 2, 2, 5, 4, 11, 1, 6, 3]
+    return [[*torch.randint(20, 500, (n - 1,), generator=make).tolist(), eos] for n in lengths]
+
+
+def brevity(batch):
+    return [(-1.0) ** n * len(c) for n, c in enumerate(batch.captions)]
+
+
+def trainer(family, mixed, how, checkpointing, folder, packed):
+    torch.manual_seed(5)
+    model, processor = load(family, mixed)
+    if how != "lora":
+        model.requires_grad_(True)
+        if how == "full, frozen tower":
+            for name in FAMILIES[family].sight:
+                model.get_submodule(name).requires_grad_(False)
+    lora = LoraConfig(
+        r=4,
+        target_modules=FAMILIES[family].lora,
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,  # so that policy and reference differ
+    )
+    told = {
+        "num_generations": G,
+        "per_device_train_batch_size": 3 * G,
+        "max_completion_length": 12,
+        "gradient_checkpointing": checkpointing,
+        "beta": 0.1,
+        "temperature": 0.9,
+        "log_completions": False,
+    }
+    args = arguments(told, directory=folder, seed=3, weights=[1.0], report_to=[])
+    eos = policy.eos_ids(model, processor)
+    scoring = Scoring([Reward("brevity", 1.0, brevity)], None, None, eos, G)
+    rows, lora = rows_of(processor, mixed), lora if how == "lora" else None
+    dataset = Dataset.from_dict({"prompt": ["the rows are handed over"] * G})
+    if packed:
+        seen = Features(model, processor, FAMILIES[family])
+        made = GRPO(model, processor, lora, scoring, args, dataset, [], seen)
+        made._sample = lambda: completions(eos[0])
+    else:
+        made = GRPOTrainer(
+            model=model,
+            reward_funcs=scoring.functions(),
+            args=args,
+            train_dataset=dataset,
+            processing_class=processor,
+            peft_config=lora,
+        )
+        made._generate_single_turn = lambda *_: (completions(eos[0]), None)
+    if how != "lora":  # away from the reference, both in the same way
+        torch.manual_seed(6)
+        with torch.no_grad():
+            for p in made.model.parameters():
+                p.add_(0.02 * torch.randn_like(p) if p.requires_grad else 0)
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    return made, rows
+
+
+def step(made, rows):
+    """What the step's rollout gives, its loss, and the gradient of every weight that learns."""
+    batch = made._generate_and_score_completions(copy.copy(rows))
+    loss = made.compute_loss(made.model, batch)
+    loss.backward()
+    grads = {n: p.grad for n, p in made.model.named_parameters() if p.requires_grad}
+    return batch, loss.detach(), grads
+
+
+CASES = [
+    ("smolvlm", False, "lora", False),
+    ("smolvlm", True, "lora", True),
+    ("qwen2vl", True, "lora", True),
+    ("qwen2vl", False, "lora", False),
+    ("smolvlm", True, "full", False),
+    ("qwen2vl", True, "full", True),
+    ("smolvlm", True, "full, frozen tower", False),
+    ("qwen2vl", True, "full, frozen tower", False),
+]
+
+
+@pytest.mark.parametrize(("family", "mixed", "how", "checkpointing"), CASES)
+def test_loss_and_gradients_are_stock_trls(family, mixed, how, checkpointing, tmp_path):
+    ours, rows = trainer(family, mixed, how, checkpointing, tmp_path / "ours", True)
+    stock, _ = trainer(family, mixed, how, checkpointing, tmp_path / "stock", False)
+    (a, loss_a, grads_a), (b, loss_b, grads_b) = step(ours, rows), step(stock, rows)
+    for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"):
+        assert torch.equal(a[name], b[name]), name
+    assert torch.allclose(a["ref_per_token_logps"], b["ref_per_token_logps"], atol=1e-5, rtol=2e-6)
+    assert ours._metrics["train"]["kl"][0] > 1e-3, "policy and reference are the same"
+    assert abs(loss_a - loss_b) <= 1e-5 * abs(loss_b)
+    assert grads_a.keys() == grads_b.keys()
+    largest = max(float(grad.norm()) for grad in grads_b.values() if grad is not None)
+    for name, grad in grads_b.items():
+        if grad is None or grads_a[name] is None:
+            assert grad is None or not grad.any(), name
+            assert grads_a[name] is None or not grads_a[name].any(), name
+            continue
+        noise = 1e-7 * largest  # a key's bias has no gradient but rounding
+        assert (grads_a[name] - grad).norm() <= 1e-4 * grad.norm() + noise, name
+
+
+def test_old_log_probs_come_from_sampling_where_the_policy_is_the_same(tmp_path):
+    made, rows = trainer("smolvlm", False, "lora", False, tmp_path, True)
+    del made._sample
+    made.args.steps_per_generation = 3
+    batch = made._generate_and_score_completions(rows)
+    with torch.no_grad():
+        now = made.caption_forward(made.model, batch).logps
+    assert torch.allclose(batch["old_per_token_logps"], now, atol=1e-5)
+    assert not torch.allclose(batch["ref_per_token_logps"], now, atol=1e-2)
+
+
+def test_hidden_states_and_entropies_are_those_of_rows_of_their_own(tmp_path):
+    made, rows = trainer("qwen2vl", True, "lora", False, tmp_path, True)
+    with torch.no_grad():
+        batch = made._generate_and_score_completions(rows)
+        ours = made.caption_forward(made.model, batch, hidden=True, entropy=True)
+        some = torch.tensor([9, 3, 4])  # parts of groups, in any order
+        part = {k: v[some] for k, v in batch.items() if v.ndim}
+        few = made.caption_forward(made.model, part, hidden=True)
+        made.features, made._generate_single_turn = None, lambda *_: (made._sample(), None)
+        batch = made._generate_and_score_completions(rows)
+        stock = made.caption_forward(made.model, batch, hidden=True, entropy=True)
+    present = batch["completion_mask"].bool()
+    for a, b in zip(ours, stock, strict=True):
+        assert torch.allclose(a[present], b[present], atol=2e-5)
+    assert torch.allclose(few.logps, ours.logps[some], atol=1e-5)
+    assert torch.allclose(few.hidden, ours.hidden[some], atol=2e-5)
+    assert few.entropies is None
+
+
+def test_a_position_sees_its_prompt_and_its_own_branch():
+    prompt = Prompt(torch.tensor([7, 8, 9]), torch.arange(3)[None], None, {})
+    made = layout([prompt], [0, 0], [[1, 2], [3]])
+    assert made.ids[0].tolist() == [7, 8, 9, 1, 9, 0, 0, 0]
+    assert made.positions[0, 0, :5].tolist() == [0, 1, 2, 3, 2]
+    assert made.where.tolist() == [2, 3, 4]
+    assert mask(made.group, made.branch)[0, 0, :5, :5].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+def test_short_groups_share_a_row():
+    def prompt(n):
+        return Prompt(torch.arange(n), torch.arange(n)[None], None, {})
+
+    made = layout([prompt(30), prompt(9), prompt(12)], [0, 1, 2], [[1, 2], [3], [4, 5, 6]])
+    assert made.ids.shape == (2, 32)  # 29 + 2; 11 + 3 and 8 + 1 in one
+    assert made.prompts == [0, 2, 1]
+    assert (made.group == -1).sum() == 2 * 32 - (31 + 14 + 9)
+
+
+def test_log_probs_in_chunks_are_the_same(monkeypatch):
+    torch.manual_seed(0)
+    head, hidden = torch.nn.Linear(6, 11), torch.randn(9, 6, requires_grad=True)
+    tokens = torch.randint(11, (9,))
+    got = []
+    for at_once in (2**24, 22):
+        monkeypatch.setattr(shared_prefix, "LOGITS_AT_ONCE", at_once)
+        logps, entropies = log_probs(hidden, head, tokens, 0.8)
+        (grad,) = torch.autograd.grad((logps + entropies).sum(), hidden)
+        got.append((logps, entropies, grad))
+    for a, b in zip(*got, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    wanted = torch.distributions.Categorical(logits=head(hidden) / 0.8)
+    assert torch.allclose(got[0][0], wanted.log_prob(tokens), atol=1e-6)
+    assert torch.allclose(got[0][1], wanted.entropy(), atol=1e-6)
+
+
+def test_groups_are_whole_again_after_trls_shuffle():
+    of = torch.tensor([2, 0, 1, 0, 2, 1, 0, 2, 1])
+    rows = torch.arange(9)
+    batches = [
+        {"pixel_values": of[i : i + 3], "row": rows[i : i + 3], "count": torch.tensor(9)}
+        for i in (0, 3, 6)
+    ]
+    made = whole_groups(batches)
+    assert [b["pixel_values"].tolist() for b in made] == [[2, 2, 2], [0, 0, 0], [1, 1, 1]]
+    assert [b["row"].tolist() for b in made] == [[0, 4, 7], [1, 3, 6], [2, 5, 8]]
+    assert all(b["count"] == 9 for b in made)
+
+
+def test_the_adapter_is_merged_and_taken_out_again_to_the_last_bit(tmp_path):
+    made, _ = trainer("smolvlm", False, "lora", False, tmp_path, True)
+    model, ids = made.model, torch.arange(20, 30)[None]
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    with torch.no_grad():
+        with model.disable_adapter():
+            base = model(input_ids=ids).logits
+        plain = model(input_ids=ids).logits
+        with merged(model):
+            quick = model(input_ids=ids).logits
+        assert torch.allclose(plain, quick, atol=1e-5)
+        assert not torch.allclose(plain, base, atol=1e-2)
+    learning = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert learning == {n for n in before if "lora_" in n}
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())

@@ -1,0 +1,170 @@
+"""ViZer (arXiv 2510.12931), the paper this project answers: no reward, only its loss.
+
+Stage 1 trains the mapper on captions of the frozen policy (ViZer_G) or on given ones (ViZer_GT);
+stage 2 is GRPO's machinery with every advantage 0, so that the loss is 1 - cos (vizer_loss.py) and
+beta times the KL to the reference. The paper tells of no KL: `train.beta=0` is the paper's. The
+rewards of the run file are logged as metrics and move nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from rewards._mapper import Mapper
+
+from .. import captions, policy
+from ..settings import Mapper as Settings
+from ..settings import UserError
+from .aligned import Aligned
+from .configs import ViZerSettings
+from .vizer_loss import (
+    Alignment,
+    Features,
+    caption_tokens,
+    connector_features,
+    pooled,
+    settings_told,
+    token_states,
+)
+
+COLLAPSED = 0.05  # variance of mapped directions as a share of the targets': below, it is noise
+AT_ONCE = 32  # captions read at a time
+SAVED = "mapper.pt"  # in the run directory
+
+
+class Pictures(Protocol):
+    """Images with their ids, decoded when indexed; a slice is of the same kind."""
+
+    ids: list[str]
+
+    def __getitem__(self, index: Any) -> Any: ...
+
+
+class ViZer(Aligned):
+    """GRPO's trainer without advantages: ViZer's loss and the KL are all there is."""
+
+    Config = ViZerSettings
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        output["advantages"] = torch.zeros_like(output["advantages"])
+        return output
+
+
+class Stage1:
+    """Trains the mapper of a run, or takes up the one that the run has kept."""
+
+    def __init__(
+        self, model: Any, processor: Any, features: Features, settings: Settings, prompt: str
+    ) -> None:
+        """model: the PeftModel; features: of the vision tower; prompt: asked of every image."""
+        self.model, self.processor, self.prompt = model, processor, prompt
+        self.settings = settings
+        to_connector = settings.target == "connector"
+        self.features = connector_features(model, processor) if to_connector else features
+
+    def alignment(
+        self, images: Pictures, directory: Path, max_new_tokens: int, console: Console
+    ) -> Alignment:
+        """The loss with its mapper; UserError where the mapper has collapsed."""
+        path, told = directory / SAVED, settings_told(self.settings)
+        if path.is_file():
+            known = torch.load(path, weights_only=True, map_location=self.model.device)
+            if {k: known[k] for k in told} != told:
+                raise UserError(f"{path} was trained with other settings than mapper has now")
+            mapper = _made(known["mapper"]).to(self.model.device)
+        else:
+            said = self._captions(images, max_new_tokens, console)
+            mapper, matching = self._fit(images, said, console)
+            about = {"matching": matching, **told}
+            torch.save({"mapper": mapper.state_dict(), **about}, path)
+        return Alignment(mapper, self.features, self.settings.reading, self.settings.pooling)
+
+    def _captions(self, images: Pictures, length: int, console: Console) -> dict[int, list[int]]:
+        """Image number -> caption's token ids, of at most `mapper.images` images."""
+        ids = images.ids
+        rows = range(min(len(ids), self.settings.images))
+        if self.settings.source == "captions":
+            path = Path(str(self.settings.captions))
+            told = captions.read(path, ids)
+            console.print(
+                f"[bold red]CAPTIONS ARE READ[/]: {len(told)} of {path} (mapper.source). "
+                "What this run learns is not label-free."
+            )
+            rows_of = {name: row for row, name in enumerate(ids)}
+            some = list(told.items())[: self.settings.images]
+            return {rows_of[n]: caption_tokens(self.processor, self.prompt, t) for n, t in some}
+        with self.model.disable_adapter():
+            said = policy.caption(
+                self.model,
+                self.processor,
+                images[: len(rows)],
+                self.prompt,
+                max_new_tokens=length,
+                temperature=1.0,
+            )
+        return {row: caption.ids for row, caption in zip(rows, said, strict=True)}
+
+    def _fit(
+        self, images: Pictures, said: dict[int, list[int]], console: Console
+    ) -> tuple[Mapper, float]:
+        """A mapper trained on these captions, and its matching accuracy on pairs it never saw."""
+        rows, settings = list(said), self.settings
+        if len(rows) < 16:
+            raise UserError(f"ViZer's mapper needs captions of 16 training images, not {len(rows)}")
+        parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        with self.model.disable_adapter(), torch.no_grad():
+            for start in range(0, len(rows), AT_ONCE):
+                some = rows[start : start + AT_ONCE]
+                pictures = [images[row] for row in some]
+                hidden, mask = token_states(
+                    self.model, self.processor, pictures, self.prompt, [said[r] for r in some]
+                )
+                states = pooled(self.model, hidden, mask, settings.reading, settings.pooling)
+                parts.append((states, self.features([images.ids[row] for row in some], pictures)))
+        states, features = (torch.cat(some) for some in zip(*parts, strict=True))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            mapper = Mapper(states.shape[1], features.shape[1], settings.width).to(states.device)
+        with _progress(console, settings.steps) as advance:
+            matching = mapper.fit(
+                states, features, settings.steps, settings.learning_rate, told=advance
+            )
+        variance = mapper.variance(states, features)
+        console.print(
+            f"ViZer's mapper: {len(rows)} captions ({settings.source}), loss "
+            f"{1 - mapper.cosine(states, features).mean():.3f}, held-out matching {matching:.3f} "
+            f"(chance .5), variance {variance:.3f} of the images'"
+        )
+        if variance < COLLAPSED:
+            raise UserError(
+                f"ViZer's mapper has collapsed: the directions it gives to {len(rows)} images have "
+                f"{variance:.3f} of the variance of the images' own (at least {COLLAPSED} is "
+                "needed); give it more mapper.steps, or another mapper.reading or pooling"
+            )
+        return mapper, matching
+
+
+def _made(state: dict[str, torch.Tensor]) -> Mapper:
+    """The mapper of a saved state."""
+    first, last = state["layers.0.weight"], state["layers.2.weight"]
+    mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
+    mapper.load_state_dict(state)
+    return mapper
+
+
+@contextmanager
+def _progress(console: Console, steps: int) -> Iterator[Callable[[float], None]]:
+    """A progress bar; what it yields is told the loss after each update."""
+    columns = (TextColumn("mapper"), MofNCompleteColumn(), BarColumn(bar_width=24))
+    loss = TextColumn("loss {task.fields[loss]:.3f}")
+    with Progress(*columns, loss, console=console, transient=True) as bar:
+        task = bar.add_task("", total=steps, loss=1.0)
+        yield lambda loss: bar.update(task, advance=1, loss=loss)
