@@ -41,8 +41,7 @@ BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of t
 def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded."""
     console, began, directory = Console(), time.monotonic(), run.directory
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    _hush()
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
@@ -52,17 +51,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     set_seed(run.seed)
     frozen, scoring = ready(run, made)
     seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
-    monitor = Monitor(
-        watched.ids,
-        Lazy(watched, watched.ids),
-        run.data.prompt,
-        args.max_completion_length,
-        scoring.encoders(run.scorer.heldout),
-        frozen.processor,
-        run.monitor.every,
-        directory / "adapter",
-        seen,
-    )
+    monitor = watch(run, watched, frozen, scoring, seen)
     base = bank(run, frozen, seen, scoring, images)
     scoring.prepare(base)
 
@@ -111,8 +100,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
 def audit_run(run: Run) -> str:
     """Load what training would load, audit it, print and write; the overall verdict."""
     console = Console() if Console().is_terminal else Console(width=100)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    _hush()
     made, (images, _, _) = rewards_of(run), image_sets(run, console)
     args = training_arguments(run, "off", len(images.ids))
     set_seed(run.seed)
@@ -126,6 +114,27 @@ def audit_run(run: Run) -> str:
     audit.show(console, numbers)
     console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
     return str(numbers["verdict"]["overall"])
+
+
+def watch(
+    run: Run,
+    watched: ImageFolder,
+    frozen: Frozen,
+    scoring: Scoring,
+    seen: features.Features | None,
+) -> Monitor:
+    """The look at the held-out scorer while training runs."""
+    return Monitor(
+        watched.ids,
+        Lazy(watched, watched.ids),
+        run.data.prompt,
+        int(run.train["max_completion_length"]),
+        scoring.encoders(run.scorer.heldout),
+        frozen.processor,
+        run.monitor.every,
+        run.directory / "adapter",
+        seen,
+    )
 
 
 def align(run: Run, trainer: Any, frozen: Any, images: ImageFolder, console: Console) -> None:
@@ -259,3 +268,9 @@ def bank(
 
 def _scorer_dtype() -> torch.dtype:
     return torch.float16 if torch.cuda.is_available() else torch.float32
+
+
+def _hush() -> None:
+    """Of transformers' own messages only errors."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
