@@ -41,7 +41,6 @@ BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of t
 def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded."""
     console, began, directory = Console(), time.monotonic(), run.directory
-    _hush()
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
@@ -100,7 +99,6 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
 def audit_run(run: Run) -> str:
     """Load what training would load, audit it, print and write; the overall verdict."""
     console = Console() if Console().is_terminal else Console(width=100)
-    _hush()
     made, (images, _, _) = rewards_of(run), image_sets(run, console)
     args = training_arguments(run, "off", len(images.ids))
     set_seed(run.seed)
@@ -166,6 +164,8 @@ def rewards_of(run: Run) -> list[Reward]:
 
 def ready(run: Run, made: list[Reward]) -> tuple[Frozen, Scoring]:
     """The frozen policy (it holds model and processor) and the scoring with these rewards."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     model, processor = policy.load(run.family, run.policy)
     frozen = Frozen(
         model,
@@ -268,9 +268,3 @@ def bank(
 
 def _scorer_dtype() -> torch.dtype:
     return torch.float16 if torch.cuda.is_available() else torch.float32
-
-
-def _hush() -> None:
-    """Of transformers' own messages only errors."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
