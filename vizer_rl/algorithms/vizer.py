@@ -8,7 +8,8 @@ rewards of the run file are logged as metrics and move nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ SAVED = "mapper.pt"  # in the run directory
 
 
 class Pictures(Protocol):
-    """Images with their ids, decoded when indexed; a slice is of the same kind."""
+    """Images with their ids, decoded when indexed; a list of rows gives some of them."""
 
     ids: list[str]
 
@@ -89,8 +90,7 @@ class Stage1:
 
     def _captions(self, images: Pictures, length: int, console: Console) -> dict[int, list[int]]:
         """Image number -> caption's token ids, of at most `mapper.images` images."""
-        ids = images.ids
-        rows = range(min(len(ids), self.settings.images))
+        ids, most = images.ids, self.settings.images
         if self.settings.source == "captions":
             path = Path(str(self.settings.captions))
             told = captions.read(path, ids)
@@ -99,13 +99,16 @@ class Stage1:
                 "What this run learns is not label-free."
             )
             rows_of = {name: row for row, name in enumerate(ids)}
-            some = list(told.items())[: self.settings.images]
-            return {rows_of[n]: caption_tokens(self.processor, self.prompt, t) for n, t in some}
+            chosen = _some(list(told), most)
+            return {
+                rows_of[n]: caption_tokens(self.processor, self.prompt, told[n]) for n in chosen
+            }
+        rows = _some(range(len(ids)), most)
         with self.model.disable_adapter():
             said = policy.caption(
                 self.model,
                 self.processor,
-                images[: len(rows)],
+                images[rows],
                 self.prompt,
                 max_new_tokens=length,
                 temperature=1.0,
@@ -150,6 +153,12 @@ class Stage1:
                 "needed); give it more mapper.steps, or another mapper.reading or pooling"
             )
         return mapper, matching
+
+
+def _some(population: Sequence[Any], most: int) -> list[Any]:
+    """At most so many, in order; which ones does not depend on the run's seed."""
+    chosen = random.Random(0).sample(range(len(population)), min(most, len(population)))
+    return [population[k] for k in sorted(chosen)]
 
 
 def _made(state: dict[str, torch.Tensor]) -> Mapper:
