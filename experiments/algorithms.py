@@ -109,9 +109,9 @@ def make(prefix: str, family: str, row: str, seed: int, more: list[str]) -> None
 
 def give_captions(run: Run) -> None:
     """The file of true captions that ViZer_GT is given."""
-    from vizer_rl import train
+    from vizer_rl import image_sets
 
-    images = train.image_sets(run, Console())[0]
+    images = image_sets.image_sets(run, Console())[0]
     truth = json.loads(truth_of(images.root).read_text())
     lines = [{"image_id": i, "caption": truth[i]["caption"]} for i in truth]
     GIVEN.write_text("".join(json.dumps(line) + "\n" for line in lines))

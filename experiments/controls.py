@@ -12,7 +12,7 @@ import torch
 from peft import get_peft_model
 from transformers import set_seed
 
-from vizer_rl import evaluate, features, policy, train
+from vizer_rl import evaluate, features, image_sets, policy, train
 from vizer_rl.algorithms import advantages as adv
 from vizer_rl.algorithms.vizer_loss import caption_tokens, token_states
 from vizer_rl.config import Run
@@ -37,7 +37,7 @@ class Bench:
 
     def __init__(self, run: Run, console: object) -> None:
         self.run = run
-        self.images, _, self.heldout = train.image_sets(run, console)
+        self.images, _, self.heldout = image_sets.image_sets(run, console)
         self.frozen, self.scoring = train.ready(run, train.rewards_of(run))
         self.model, self.processor = self.frozen.model, self.frozen.processor
         set_seed(run.seed)
@@ -46,7 +46,7 @@ class Bench:
 
     def captions(self, folder: ImageFolder, count: int, prompt: str = "") -> list[list]:
         """`count` captions of each image: greedy if it is one, else sampled at temperature 1."""
-        pictures = train.Lazy(folder, [i for i in folder.ids for _ in range(count)])
+        pictures = image_sets.Lazy(folder, [i for i in folder.ids for _ in range(count)])
         said = policy.caption(
             self.model,
             self.processor,
@@ -66,7 +66,7 @@ class Bench:
             ids = [i for i, c in zip(folder.ids[start:], some, strict=False) for _ in c]
             flat = [c for candidates in some for c in candidates]
             batch = self.scoring.batch(
-                ids, train.Lazy(folder, ids), [c.text for c in flat], [c.ids for c in flat]
+                ids, image_sets.Lazy(folder, ids), [c.text for c in flat], [c.ids for c in flat]
             )
             scores = self.scoring.scores(batch)
             columns = [[math.nan if v is None else v for v in c] for c in scores.values()]
@@ -90,7 +90,7 @@ class Bench:
     def write(self, directory: Path, texts: Sequence[str]) -> None:
         """eval.json and captions.jsonl of captions of the held-out images, without a training."""
         base = [c[0].text for c in self.captions(self.heldout, 1)]
-        ids, pictures = self.heldout.ids, train.Lazy(self.heldout, self.heldout.ids)
+        ids, pictures = self.heldout.ids, image_sets.Lazy(self.heldout, self.heldout.ids)
         clip = OpenClip(self.run.scorer.heldout, policy.device())
         images = clip.image_features(ids, pictures)
         cosines = [(images * clip.text_features(said)).sum(-1).tolist() for said in (base, texts)]

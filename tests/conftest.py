@@ -15,6 +15,7 @@ TINY = [
     "data.heldout=12",
     "data.limit=80",
     "monitor.images=4",
+    "monitor.audit=false",
     "tracking.wandb=off",
     "train.max_steps=2",
     "train.warmup_steps=0",
@@ -29,13 +30,13 @@ TINY = [
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory):
     """A folder to run in, whose scenes are drawn."""
-    from vizer_rl import train
+    from vizer_rl import image_sets
     from vizer_rl.scenes import draw
 
     folder = tmp_path_factory.mktemp("workplace")
     before = Path.cwd()
     os.chdir(folder)
-    draw.write(train.SCENES / "train", 0, train.TRAIN_SCENES)
+    draw.write(image_sets.SCENES / "train", 0, image_sets.TRAIN_SCENES)
     yield folder
     os.chdir(before)
     shutil.rmtree(folder)

@@ -21,7 +21,10 @@ from .test_config import complaint, folder, run  # noqa: F401  `folder` is used 
         ("polcy.model=x", "polcy: unknown key; .*; nearest: policy"),
         ("policy.modle=x", "policy.modle: unknown key; allowed: model, .*; nearest: model"),
         ("policy.lora.alfa=1", "policy.lora.alfa: unknown key; allowed: r, .*; nearest: alpha"),
-        ("monitor.evry=1", "monitor.evry: unknown key; allowed: every, images; nearest: every"),
+        (
+            "monitor.evry=1",
+            "monitor.evry: unknown key; allowed: every, images, audit; nearest: every",
+        ),
         ("family=smolvm", "family: 'smolvm' is unknown; allowed: smolvlm, .*; nearest: smolvlm"),
         ("algorithm=grop", "algorithm: 'grop' is unknown; .*; nearest: grpo"),
         ("profile=ful", "profile: 'ful' is unknown; allowed: auto, scenes, full; nearest: full"),

@@ -12,6 +12,7 @@ from vizer_rl import policy
 from vizer_rl.config import load
 from vizer_rl.encoders import Encoders, OpenClip
 from vizer_rl.families import ASSETS, FAMILIES
+from vizer_rl.frozen import Frozen
 from vizer_rl.scenes import draw, quality
 from vizer_rl.scoring import Scoring
 
@@ -92,7 +93,7 @@ def bank(tmp_path_factory):
     said = policy.caption(
         model, processor, images, run.data.prompt, max_new_tokens=32, temperature=1.0
     )
-    frozen = policy.Frozen(model, processor, "embedded")
+    frozen = Frozen(model, processor, "embedded", max_new_tokens=32)
     eos = policy.eos_ids(model, processor)
     scoring = Scoring([], Encoders("embedded:a", CPU, torch.float32), frozen, eos, 8)
     ids = [str(k) for k in range(160)]
@@ -105,6 +106,10 @@ def bank(tmp_path_factory):
 def test_a_matched_caption_beats_a_mismatched_one(name, bank):
     known, captions = bank
     reward = rewards.make(name, {})
+    if name == "claim_check":  # its self-check is in test_policy_rewards.py
+        with pytest.raises(ValueError, match="not instruction-tuned"):
+            reward.prepare(known)
+        return
     if hasattr(reward, "prepare"):
         reward.prepare(known)
     right = replace(known.sample, captions=captions)

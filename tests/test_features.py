@@ -57,7 +57,7 @@ def test_a_changed_setting_or_weight_or_prompt_never_meets_an_old_entry(tmp_path
     third = seen.prompts(images, texts)
     assert seen.hit_rate() == 0
     assert not torch.equal(second[0].features, third[0].features)
-    other = seen.prompts(images, [text.replace("image", "photo") for text in texts])
+    other = seen.prompts(images, [text.replace("Describe", "A") for text in texts])
     assert seen.hit_rate() == 0
     assert not torch.equal(other[0].ids, third[0].ids)
 

@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig
 from trl import GRPOTrainer
 
-from vizer_rl import data, policy, train
+from vizer_rl import data, image_sets, policy
 from vizer_rl.algorithms.grpo import GRPO, arguments
 from vizer_rl.config import load
 from vizer_rl.families import FAMILIES
@@ -26,7 +26,7 @@ def pieces(run, folder):
     model, processor = policy.load(run.family, run.policy)
     eos = policy.eos_ids(model, processor)
     scoring = Scoring([Reward("brevity", 1.0, brevity)], None, None, eos, args.num_generations)
-    images = data.ImageFolder.index(train.SCENES / "train" / "images", 40)
+    images = data.ImageFolder.index(image_sets.SCENES / "train" / "images", 40)
     rows = data.rows(images, policy.messages(run.data.prompt))
     lora = LoraConfig(r=4, target_modules=FAMILIES[run.family].lora, task_type="CAUSAL_LM")
     return args, model, processor, scoring, rows, lora

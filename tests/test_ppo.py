@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from torch import tensor
 
-from vizer_rl import data, policy, train
+from vizer_rl import data, image_sets, policy
 from vizer_rl.algorithms import advantages as adv
 from vizer_rl.algorithms import find
 from vizer_rl.algorithms.grpo import arguments
@@ -36,7 +36,7 @@ def trainer(name, folder, images=40, family="smolvlm", **settings):
     model, processor = policy.load(family, run.policy)
     eos = policy.eos_ids(model, processor)
     scoring = Scoring([Reward("pay", 1.0, pay)], None, None, eos, args.num_generations)
-    folder = data.ImageFolder.index(train.SCENES / "train" / "images", images)
+    folder = data.ImageFolder.index(image_sets.SCENES / "train" / "images", images)
     rows = data.rows(folder, policy.messages(run.data.prompt))
     lora = LoraConfig(r=8, target_modules=FAMILIES[family].lora, task_type="CAUSAL_LM")
     made = algorithm(model, processor, lora, scoring, args, rows, [])

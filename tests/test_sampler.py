@@ -115,3 +115,36 @@ def test_log_probs_of_sampled_tokens_are_those_the_loss_computes():
     with torch.no_grad():
         again = caption_forward(model, prompts, of, ids, mask).logps
     assert torch.allclose(logps, again, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
+@torch.no_grad()
+def test_bfloat16_is_no_further_from_float32_than_rows_of_their_own(family):
+    model, processor = load(family, False)
+    images, texts = asked(model, processor, False)
+    add_caption_head(model, 1.0)
+    ids = torch.randint(20, 500, (24, 12), device=model.device)
+    mask, of = torch.ones_like(ids), [n // 8 for n in range(24)]
+    inputs = processor(
+        images=[[images[n]] for n in of],
+        text=[texts[n] for n in of],
+        padding=True,
+        return_tensors="pt",
+    ).to(model.device)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
+    inputs["attention_mask"] = torch.cat([inputs["attention_mask"], mask], 1)
+    if "mm_token_type_ids" in inputs:
+        kinds = inputs["mm_token_type_ids"]
+        inputs["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(ids).to(kinds)], 1)
+
+    def rows():
+        logits = model(**inputs).logits[:, -13:-1].float()
+        return logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+
+    truth = rows()
+    model.to(torch.bfloat16)
+    prompts = Features(model, processor, FAMILIES[family]).prompts(images, texts)
+    packed = caption_forward(model, prompts, of, ids, mask).logps
+    stock_error = (rows() - truth).abs().mean()
+    assert (packed - truth).abs().mean() <= 1.1 * stock_error

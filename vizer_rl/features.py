@@ -8,6 +8,7 @@ With a trainable tower what the processor read is kept instead, and every pass l
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -111,8 +112,7 @@ class Features:
                 found[key] = entry
                 self._keep(key, entry)
                 if self.folder is not None and frozen:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    save_file(entry, self.folder / f"{key}.safetensors")
+                    self._write(self.folder, key, entry)
         device = self._base.device
         return [_prompt(found[key], device) for key in keys]
 
@@ -160,6 +160,14 @@ class Features:
         self._keep(key, entry)
         return entry
 
+    @staticmethod
+    def _write(folder: Path, key: str, entry: Read) -> None:
+        """Put an entry on disk, whole or not at all: other runs may look there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{key}.{os.getpid()}.part"
+        save_file(entry, part)
+        part.replace(folder / f"{key}.safetensors")
+
     def _keep(self, key: str, entry: Read) -> None:
         self._entries[key] = entry
         self._bytes += _size(entry)
@@ -179,7 +187,7 @@ class Features:
             for entry, features in zip(some, seen, strict=True):
                 for name in vision:
                     del entry[name]
-                entry["features"] = features.cpu()
+                entry["features"] = features.to("cpu", copy=True)
         return entries
 
     def _positions(self, one: Read) -> Tensor:

@@ -1,11 +1,9 @@
-"""The policy: loads a model and its processor, captions images, shows rewards its frozen self."""
+"""The policy: loads a model and its processor, captions images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -136,60 +134,3 @@ def caption(
             out.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), len(row))])
     told = processor.tokenizer.batch_decode(out, skip_special_tokens=True)
     return [Caption(said.strip(), ids) for said, ids in zip(told, out, strict=True)]
-
-
-class Frozen:
-    """The reference policy as rewards see it (`rewards.FrozenPolicy`): adapter off, no grad."""
-
-    def __init__(self, model: Any, processor: Any, source: str) -> None:
-        self.model, self.processor = model, processor
-        state = {n: p for n, p in model.named_parameters() if "lora_" not in n}
-        total = sum(p.double().abs().sum().item() for p in list(state.values())[:8])
-        self.key = blake2b(f"{source} {len(state)} {total}".encode(), digest_size=8).hexdigest()
-        self._features: dict[str, torch.Tensor] = {}
-
-    def _off(self) -> AbstractContextManager[Any]:
-        return (
-            self.model.disable_adapter()
-            if hasattr(self.model, "disable_adapter")
-            else nullcontext()
-        )
-
-    @property
-    def _base(self) -> Any:
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
-    @torch.no_grad()
-    def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
-        """(N, D) mean output of the vision tower, before the connector; once per image id."""
-        new = list(dict.fromkeys(i for i in ids if i not in self._features))
-        for start in range(0, len(new), 64):
-            some = new[start : start + 64]
-            pixels = self.processor.image_processor(
-                images=[[images[ids.index(i)]] for i in some], return_tensors="pt"
-            )
-            pixels = {k: v.to(self.model.device) for k, v in pixels.items() if torch.is_tensor(v)}
-            for name, feature in zip(some, self._pool(pixels), strict=True):
-                self._features[name] = feature.float()
-        return torch.stack([self._features[i] for i in ids])
-
-    def _pool(self, pixels: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        values = pixels["pixel_values"].to(self._base.dtype)
-        if "image_grid_thw" in pixels:  # patches of all images one behind the other
-            grid = pixels["image_grid_thw"]
-            hidden = self._base.model.get_image_features(values, grid).last_hidden_state
-            return [part.mean(0) for part in hidden.split(grid.prod(-1).tolist())]
-        mask = pixels.get("pixel_attention_mask")
-        out = self._base.model.get_image_features(values, mask).last_hidden_state
-        return [part.mean((0, 1)) for part in out.split(out.shape[0] // values.shape[0])]
-
-    @torch.no_grad()
-    def caption_states(self, captions: Sequence[str]) -> torch.Tensor:
-        """(N, D) mean last hidden state over the caption's tokens, read without the image."""
-        tokenizer = self.processor.tokenizer
-        texts = [c + tokenizer.eos_token for c in captions]
-        inputs = tokenizer(texts, padding=True, return_tensors="pt").to(self.model.device)
-        with self._off():
-            hidden = self._base.model(**{k: inputs[k] for k in ("input_ids", "attention_mask")})
-        mask = inputs["attention_mask"][..., None]
-        return ((hidden.last_hidden_state * mask).sum(1) / mask.sum(1)).float()

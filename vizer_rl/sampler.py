@@ -124,7 +124,8 @@ class _Going:
             going = [b for row in self.alive for b in row]
             if going:
                 at = torch.tensor(going, device=self.device)
-                scores = processor(self.told[at], logits)
+                every = logits.new_zeros(total, logits.shape[-1]).index_copy(0, at, logits)
+                scores = processor(self.told, every)[at]  # some remember the rows they began with
                 if config.do_sample:
                     chosen = torch.multinomial(scores.softmax(-1), 1)
                 else:

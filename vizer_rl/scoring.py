@@ -167,6 +167,11 @@ class Scoring:
             scores[r.name] = [r.floor if low else value for value, low in column]
         return scores
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each reward took over the last batch, by name."""
+        return dict(self._seconds)
+
     def weighted(self, scores: dict[str, Column]) -> list[float]:
         """The weighted sum per caption; None counts 0."""
         columns = [[r.weight * (v or 0.0) for v in scores[r.name]] for r in self.rewards]
@@ -270,8 +275,10 @@ def _failed(reward: Reward, batch: CaptionBatch, error: Exception) -> RewardErro
 def _what(error: Exception) -> str:
     """The error and where it was raised, for a reward's author needs the line.
 
-    A ValueError that one of our own rewards raises is a sentence for the user and stands alone.
+    A sentence that we or one of our own rewards wrote for the user stands alone.
     """
+    if isinstance(error, UserError):
+        return str(error)
     at = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(at.filename).parent == Path(reward_files.__file__).parent
     if isinstance(error, ValueError) and ours:

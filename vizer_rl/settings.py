@@ -63,6 +63,9 @@ class Policy(Section):
     image_splitting: bool = Field(
         default=False, description="tile large images: more detail, more tokens"
     )
+    instruct: bool | None = Field(
+        default=None, description="answers questions; null: where its name says Instruct"
+    )
     lora: Lora = Field(default=Lora(), description="the adapter, all that learns")
 
 
@@ -114,6 +117,7 @@ class Monitor(Section):
         default=10, ge=0, description="steps between looks at the held-out scorer; 0: never"
     )
     images: int = Field(default=64, ge=1, description="held-out images per look")
+    audit: bool = Field(default=True, description="a short audit of the rewards before training")
 
 
 class Engine(Section):

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 ALIGN = 8  # row lengths are multiples of it: CUDA's kernels take such a mask without copying it
 LOGITS_AT_ONCE = 2**24  # more are computed in chunks, and again in the backward pass: 64 MiB
@@ -162,7 +161,7 @@ def image_inputs(prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What the model's forward takes for the images of these prompts, each once, in this order."""
     known = [prompt.features for prompt in prompts]
     if all(features is not None for features in known):
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=known)}}
+        return {"mm_encoder_outputs": {"image": types.SimpleNamespace(pooler_output=known)}}
     return join([prompt.vision for prompt in prompts])
 
 

@@ -9,15 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from PIL.Image import Image
 from rich.console import Console
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -25,27 +22,25 @@ from transformers.utils import logging as transformers_logging
 import rewards as reward_files
 from rewards import Bank
 
-from . import algorithms, evaluate, features, policy, tracking
+from . import algorithms, audit, evaluate, features, policy, tracking
 from .algorithms import vizer
 from .algorithms.grpo import arguments
 from .config import Run, UserError
 from .data import ImageFolder, rows
 from .encoders import Encoders
 from .families import FAMILIES
+from .frozen import Frozen
+from .image_sets import Lazy, image_sets
 from .monitor import Monitor
-from .scenes import draw
 from .scoring import Reward, Scoring
 
-SCENES, CACHE = Path("data/scenes"), Path("data/cache")
-TRAIN_SCENES, HELDOUT_FROM, WATCH_FROM = 1024, 1_000_000, 1_500_000  # how many; scene numbers
+CACHE = Path("data/cache")
 BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of them are captioned
 
 
 def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded."""
     console, began, directory = Console(), time.monotonic(), run.directory
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
@@ -55,18 +50,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     set_seed(run.seed)
     frozen, scoring = ready(run, made)
     seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
-    monitor = Monitor(
-        watched.ids,
-        Lazy(watched, watched.ids),
-        run.data.prompt,
-        args.max_completion_length,
-        scoring.encoders(run.scorer.heldout),
-        frozen.processor,
-        run.monitor.every,
-        directory / "adapter",
-        seen,
-    )
-    scoring.prepare(bank(run, frozen, seen, scoring, images))
+    monitor = watch(run, watched, frozen, scoring, seen)
+    base = bank(run, frozen, seen, scoring, images)
+    scoring.prepare(base)
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -77,6 +63,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         scoring.tell = console.print
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
+        if run.monitor.audit and not resume:
+            parts = audit.Parts(run, args, images, frozen, monitor.encoder, scoring, base)
+            audit.look_ahead(parts, console)
     recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
         frozen.model,
@@ -107,6 +96,45 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         evaluate.next_steps(directory)
 
 
+def audit_run(run: Run) -> str:
+    """Load what training would load, audit it, print and write; the overall verdict."""
+    console = Console() if Console().is_terminal else Console(width=100)
+    made, (images, _, _) = rewards_of(run), image_sets(run, console)
+    args = training_arguments(run, "off", len(images.ids))
+    set_seed(run.seed)
+    frozen, scoring = ready(run, made)
+    seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
+    heldout = scoring.encoders(run.scorer.heldout)
+    base = bank(run, frozen, seen, scoring, images)
+    scoring.prepare(base)
+    parts = audit.Parts(run, args, images, frozen, heldout, scoring, base)
+    numbers = audit.audit(parts)
+    audit.show(console, numbers)
+    console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
+    return str(numbers["verdict"]["overall"])
+
+
+def watch(
+    run: Run,
+    watched: ImageFolder,
+    frozen: Frozen,
+    scoring: Scoring,
+    seen: features.Features | None,
+) -> Monitor:
+    """The look at the held-out scorer while training runs."""
+    return Monitor(
+        watched.ids,
+        Lazy(watched, watched.ids),
+        run.data.prompt,
+        int(run.train["max_completion_length"]),
+        scoring.encoders(run.scorer.heldout),
+        frozen.processor,
+        run.monitor.every,
+        run.directory / "adapter",
+        seen,
+    )
+
+
 def align(run: Run, trainer: Any, frozen: Any, images: ImageFolder, console: Console) -> None:
     """Give a trainer whose settings want it ViZer's loss, with the mapper of its stage 1."""
     args = trainer.args
@@ -134,10 +162,19 @@ def rewards_of(run: Run) -> list[Reward]:
     return made
 
 
-def ready(run: Run, made: list[Reward]) -> tuple[policy.Frozen, Scoring]:
+def ready(run: Run, made: list[Reward]) -> tuple[Frozen, Scoring]:
     """The frozen policy (it holds model and processor) and the scoring with these rewards."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     model, processor = policy.load(run.family, run.policy)
-    frozen = policy.Frozen(model, processor, run.policy.model)
+    frozen = Frozen(
+        model,
+        processor,
+        run.policy.model,
+        prompt=run.data.prompt,
+        instruct=run.policy.instruct,
+        max_new_tokens=run.train["max_completion_length"],
+    )
     encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
     eos, size = policy.eos_ids(model, processor), run.train["num_generations"]
     return frozen, Scoring(made, encoders, frozen, eos, size, run.data.prompt)
@@ -178,49 +215,6 @@ def training_arguments(run: Run, mode: str, count: int) -> Any:
     return args
 
 
-class Lazy(Sequence[Image]):
-    """Images of a folder by number, decoded when indexed and not before."""
-
-    def __init__(self, folder: ImageFolder, ids: Sequence[str]) -> None:
-        self.folder, self.ids = folder, list(ids)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, list):
-            return Lazy(self.folder, [self.ids[row] for row in index])
-        return self.folder.load(self.ids[index])
-
-
-def image_sets(run: Run, console: Console) -> tuple[ImageFolder, ImageFolder, ImageFolder]:
-    """Images to train on, to watch, to evaluate on.
-
-    Scenes are drawn on first use. Of a user's own images the last two are a choice that no seed
-    moves, at most a tenth and a fifth, and never trained on.
-    """
-    if run.data.images is None:
-        drawn = draw.write(SCENES / "train", 0, TRAIN_SCENES)
-        seen = draw.write(SCENES / f"watch-{run.monitor.images}", WATCH_FROM, run.monitor.images)
-        kept = draw.write(SCENES / f"heldout-{run.data.heldout}", HELDOUT_FROM, run.data.heldout)
-        images = ImageFolder.index(drawn, run.data.limit, run.seed)
-        return images, ImageFolder.index(seen), ImageFolder.index(kept)
-    every = ImageFolder.index(run.data.images)
-    if len(every.ids) < 10:
-        raise UserError(
-            f"data.images {run.data.images!r} has {len(every.ids)} usable images: need 10"
-        )
-    ids = random.Random(0).sample(every.ids, len(every.ids))
-    cuts = min(run.data.heldout, len(ids) // 5), min(run.monitor.images, len(ids) // 10)
-    held, watch, rest = ids[: cuts[0]], ids[cuts[0] : sum(cuts)], ids[sum(cuts) :]
-    if run.data.limit:
-        rest = random.Random(run.seed).sample(rest, min(run.data.limit, len(rest)))
-    if every.skipped:
-        console.print(f"{len(every.skipped)} files skipped: see skipped.jsonl in the run directory")
-    one, two, three = (replace(every, ids=sorted(some)) for some in (rest, watch, held))
-    return one, two, three
-
-
 def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder) -> None:
     """Write what was asked for and where it runs: config, environment, images left out."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -248,7 +242,7 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
 
 def bank(
     run: Run,
-    frozen: policy.Frozen,
+    frozen: Frozen,
     seen: features.Features | None,
     scoring: Scoring,
     images: ImageFolder,

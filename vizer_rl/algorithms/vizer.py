@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rewards._mapper import Mapper
+from rewards._mapper import Mapper, kept
 
 from .. import captions, policy
 from ..settings import Mapper as Settings
@@ -77,10 +77,9 @@ class Stage1:
         """The loss with its mapper; UserError where the mapper has collapsed."""
         path, told = directory / SAVED, settings_told(self.settings)
         if path.is_file():
-            known = torch.load(path, weights_only=True, map_location=self.model.device)
+            mapper, known = kept(path, self.model.device)
             if {k: known[k] for k in told} != told:
                 raise UserError(f"{path} was trained with other settings than mapper has now")
-            mapper = _made(known["mapper"]).to(self.model.device)
         else:
             said = self._captions(images, max_new_tokens, console)
             mapper, matching = self._fit(images, said, console)
@@ -159,14 +158,6 @@ def _some(population: Sequence[Any], most: int) -> list[Any]:
     """At most so many, in order; which ones does not depend on the run's seed."""
     chosen = random.Random(0).sample(range(len(population)), min(most, len(population)))
     return [population[k] for k in sorted(chosen)]
-
-
-def _made(state: dict[str, torch.Tensor]) -> Mapper:
-    """The mapper of a saved state."""
-    first, last = state["layers.0.weight"], state["layers.2.weight"]
-    mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
-    mapper.load_state_dict(state)
-    return mapper
 
 
 @contextmanager

@@ -1,0 +1,203 @@
+"""Does the audit foretell? Its verdict on fourteen set-ups against what RL did to the truth.
+
+    .venv/bin/python experiments/foretell.py [--only NAME] [--steps 100] [--seed 0] [--table]
+
+Audits and trains what runs/ lacks, through the real commands, one after the other, and prints the
+table for experiments/README.md; --table only prints it. Poor scorers and bases are built when they
+are first needed, into data/foretell.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from vizer_rl import policy
+from vizer_rl.encoders import OpenClip
+from vizer_rl.scenes import scorers
+from vizer_rl.scenes.pretrain import pool
+from vizer_rl.scenes.quality import scorer_quality
+
+HERE, BUILT = Path(__file__).parent, Path("data/foretell")
+FILE, OWN = str(HERE / "smolvlm.yaml"), str(HERE / "foretell")
+DEFAULT = ("self_retrieval", "clip_similarity", "alignment", "repetition", "length")
+CLEAR = 0.02  # F1; a change that is smaller, or whose interval holds 0, is none
+WEAK_STEPS, WEAK_SCENES = (300, 500), 20_000  # of scorer A, which ships after 1000 and 1400
+
+
+def only(*rewards: str) -> list[str]:
+    """Overrides that leave these rewards, others (by name or file) with weight 1."""
+    gone = [f"rewards.{name}=null" for name in DEFAULT if name not in rewards]
+    return gone + [f"rewards.{name}.weight=1" for name in rewards if name not in DEFAULT]
+
+
+def weak_scorer(run: Callable[[str], Path]) -> list[str]:
+    """Scorer A stopped early: right about colours and sizes, often wrong about shapes."""
+    folder = BUILT / "weak-scorer"
+    if not (folder / "open_clip_model.safetensors").exists():
+        data = pool(BUILT, 30_000_000, WEAK_SCENES)
+        scorers.build("a", data, BUILT / "weak-scorer-work", folder, 4, WEAK_STEPS)
+        told = scorer_quality(OpenClip(f"local-dir:{folder}", torch.device("cpu")))
+        (folder / "quality.json").write_text(json.dumps(told, indent=1))
+    return [f"scorer.train=local-dir:{folder}"]
+
+
+def blind_base(run: Callable[[str], Path]) -> list[str]:
+    """The base with a connector that passes nothing: it says what is often said, of any image."""
+    folder = BUILT / "blind-base"
+    if not folder.exists():
+        model, processor = base()
+        for parameter in model.model.connector.parameters():
+            parameter.data.zero_()
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return [f"policy.model={folder}"]
+
+
+def sated_base(run: Callable[[str], Path]) -> list[str]:
+    """The base after the default recipe: what it can say of an image it says already."""
+    folder = BUILT / "sated-base"
+    if not folder.exists():
+        model, processor = base()
+        trained = PeftModel.from_pretrained(model, str(run("default") / "adapter"))
+        trained.merge_and_unload().save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return [f"policy.model={folder}"]
+
+
+def base() -> tuple[Any, Any]:
+    """The embedded SmolVLM and its processor."""
+    told = {"dtype": "float32", "attn_implementation": "auto", "image_splitting": False}
+    return policy.load("smolvlm", SimpleNamespace(model="embedded", **told))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A set-up: what it is, its overrides, and what builds the poor part of it."""
+
+    about: str
+    overrides: tuple[str, ...] = ()
+    build: Callable[[Callable[[str], Path]], list[str]] | None = None
+
+
+GUARDS = ("repetition", "length")
+SETUPS = {
+    "default": Setup("the default recipe"),
+    "clip": Setup("CLIP cosine alone", tuple(only("clip_similarity"))),
+    "retrieval": Setup("self_retrieval and guards", tuple(only("self_retrieval", *GUARDS))),
+    "random": Setup("random reward", tuple(only("random"))),
+    "shuffled": Setup("CLIP cosine, wrong image", tuple(only(f"{OWN}/shuffled_image.py"))),
+    "constant": Setup("constant reward", tuple(only(f"{OWN}/constant.py"))),
+    "longer": Setup("number of words alone", tuple(only(f"{OWN}/longer.py"))),
+    "band": Setup("length band alone", tuple(only("length"))),
+    "uncalibrated": Setup(
+        "retrieval at scale 100, no floor, no guard", tuple(only(f"{OWN}/uncalibrated.py"))
+    ),
+    "shorter": Setup(
+        "CLIP cosine, and as few words as may be",
+        (*only("clip_similarity", f"{OWN}/longer.py"), f"rewards.{OWN}/longer.py.weight=-1"),
+    ),
+    "weak": Setup("default, under-trained scorer", build=weak_scorer),
+    "weak-clip": Setup(
+        "CLIP cosine alone, under-trained scorer", tuple(only("clip_similarity")), weak_scorer
+    ),
+    "sated": Setup("default, a base that says all it knows", build=sated_base),
+    "blind": Setup("default, a base that cannot see", build=blind_base),
+}
+
+
+def run(name: str, steps: int, seed: int, more: tuple[str, ...] = ()) -> Path:
+    """Audit and train a set-up, unless that was done; the run directory, which holds both."""
+    directory = Path("runs") / f"foretell-{name}-{seed}"
+    setup = SETUPS[name]
+    trained, audited = ((directory / file).exists() for file in ("eval.json", "audit.json"))
+    if trained and audited:
+        return directory
+    built = setup.build(lambda other: run(other, steps, seed, more)) if setup.build else []
+    words = [FILE, "profile=scenes", f"name={directory.name}", f"seed={seed}"]
+    words += ["tracking.wandb=off", "monitor.audit=false", f"train.max_steps={steps}"]
+    words += [*setup.overrides, *built, *more]
+    if not trained:
+        command("train", *words, "--overwrite")
+    command("audit", *words)  # of the base, which training leaves as it was
+    return directory
+
+
+def command(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "vizer_rl", *words], check=True)
+
+
+def outcome(told: dict[str, Any]) -> str:
+    """What RL did to the truth: good, bad, or mixed: F1 rose and hallucination did not fall."""
+    f1, wrong = told["change"]["fact_f1"], told["change"]["hallucination_rate"]
+    if f1["low"] <= 0 or f1["value"] < CLEAR:
+        return "bad"
+    return "mixed" if wrong["value"] > -CLEAR else "good"
+
+
+AGREED = {
+    ("pass", "good"): "yes",
+    ("warn", "good"): "yes",
+    ("fail", "good"): "no: refused",
+    ("pass", "mixed"): "no: missed",
+    ("warn", "mixed"): "yes",
+    ("fail", "mixed"): "yes",
+    ("pass", "bad"): "no: missed",
+    ("warn", "bad"): "flagged",
+    ("fail", "bad"): "yes",
+}
+
+
+def row(about: str, foretold: dict[str, Any], told: dict[str, Any]) -> str:
+    """One line of the table."""
+    verdict = foretold["verdict"]
+    first = next((n for n in verdict["lines"] if n["level"] == verdict["overall"]), None)
+    why = first["about"] if first and verdict["overall"] != "pass" else ""
+    change, came = told["change"], outcome(told)
+    cells = [
+        about,
+        f"{verdict['overall']} {why}".strip(),
+        interval(change["fact_f1"]),
+        interval(change["hallucination_rate"]),
+        f"{told['base']['fact_f1']['value']:.3f} → {told['trained']['fact_f1']['value']:.3f}",
+        came,
+        AGREED[verdict["overall"], came],
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+
+
+def table(seed: int) -> str:
+    """The Markdown table of every set-up that is done."""
+    head = ["set-up", "audit", "change of F1", "change of hallucinated", "F1", "RL was", "agreed"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, setup in SETUPS.items():
+        folder = Path("runs") / f"foretell-{name}-{seed}"
+        files = [folder / "audit.json", folder / "eval.json"]
+        if all(file.exists() for file in files):
+            lines.append(row(setup.about, *(json.loads(file.read_text()) for file in files)))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=SETUPS)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    asked = parser.parse_args()
+    if not asked.table:
+        for name in [asked.only] if asked.only else SETUPS:
+            run(name, asked.steps, asked.seed)
+    print(table(asked.seed))

@@ -1,0 +1,19 @@
+"""self_retrieval at CLIP's own scale of 100 and without a floor: nearly all or nothing.
+
+Cost: that of self_retrieval.
+"""
+
+from rewards import Bank
+from rewards.self_retrieval import SelfRetrieval
+
+
+class Uncalibrated(SelfRetrieval):
+    """Log-probability of the right image at scale 100, down to -1000 nats."""
+
+    def __init__(self) -> None:
+        super().__init__(floor=-1000.0)
+
+    def prepare(self, bank: Bank) -> None:
+        """As self_retrieval, but the scale is not calibrated."""
+        super().prepare(bank)
+        self.scale = 100.0

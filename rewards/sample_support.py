@@ -1,0 +1,122 @@
+"""Is what the caption says also said by the frozen policy, when it looks at the image again?
+
+The share of the caption's content words (each counted once, plurals as singulars) that at least
+`least` of `samples` captions have, which the policy before training sampled on views of the image:
+cropped to 80-100 % of each side and a little darker or brighter. Every second view is also
+mirrored, but not for a caption that says left or right: that is held against views as they are.
+Self-consistency (MM-UPT's vote, arXiv 2505.22453) against a frozen and stored sample: training
+cannot move what it is judged by. It knows no more than the base says now and then: on a base that
+talks like alt text it rewards alt text, and saying less always pays. A small weight, if any.
+Cost: 1.5 × `samples` captions of the base per training image, once, kept in the cache folder (for
+images beyond the bank when they first come); nothing after that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Image
+
+from rewards import Bank, CaptionBatch, FrozenPolicy, Parts, Scores, content_words, win_rate
+
+from ._images import pixels_key, view
+from ._text import lemma
+
+RATE = 0.85
+SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+SEED, TOGETHER = 0, 64  # of views and samples; images sampled for before the cache is written
+
+
+class SampleSupport:
+    """Share of the content words that the frozen policy's own samples bear out."""
+
+    range = (0.0, 1.0)
+    floor = 0.0
+    reads = ("image", "text", "policy")
+
+    def __init__(self, *, samples: int = 8, least: int = 2) -> None:
+        """`samples`: captions that a word is looked up in; `least`: how many must have it."""
+        if samples < 2 or not 1 <= least <= samples:
+            allowed = "samples >= 2 and 1 <= least <= samples"
+            raise ValueError(f"sample_support: need {allowed}, not {samples} and {least}")
+        self.samples, self.least = samples, least
+        self.said: dict[str, list[str]] = {}  # by image: `samples` plain, then the mirrored ones
+        self.names: dict[str, str] = {}  # image id -> its pixels' key
+        self.path: Path | None = None
+
+    def prepare(self, bank: Bank) -> None:
+        """Sample captions for views of all images of the bank, or read them from the cache."""
+        policy = bank.sample.policy
+        told = json.dumps([policy.key, bank.sample.prompt, self.samples, SEED])
+        key = blake2b(told.encode(), digest_size=8).hexdigest()
+        self.path = bank.cache / f"sample_support-{key}.json"
+        self.said = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.names = {}
+        self.learn(policy, zip(bank.image_ids, bank.images, strict=True))
+
+    def learn(self, policy: FrozenPolicy, images: Iterable[tuple[str, Image]]) -> None:
+        """Sample captions for those of these images that are new."""
+        new: dict[str, Image] = {}
+        for name, image in images:
+            self.names[name] = key = pixels_key(image)
+            if key not in self.said:
+                new[key] = image
+            if len(new) == TOGETHER:
+                self._sample(policy, new)
+                new = {}
+        if new:
+            self._sample(policy, new)
+
+    def _sample(self, policy: FrozenPolicy, new: dict[str, Image]) -> None:
+        assert self.path is not None
+        views = [seen for key, image in new.items() for seen in self.views(image, key)]
+        said = [captions[0] for captions in policy.sample(views, 1, SEED)]
+        each = len(views) // len(new)
+        self.said |= {key: said[k * each : (k + 1) * each] for k, key in enumerate(new)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(f".{os.getpid()}")  # several devices may write at once
+        draft.write_text(json.dumps(self.said))
+        draft.replace(self.path)
+
+    def views(self, image: Image, key: str) -> list[Image]:
+        """`samples` views of the image, then half as many that are mirrored as well."""
+        rng = np.random.default_rng([SEED, *key.encode()])
+        many = self.samples + self.samples // 2
+        return [view(image, rng, mirrored=number >= self.samples) for number in range(many)]
+
+    def support(self, image_id: str, caption: str) -> list[str]:
+        """The `samples` captions that this one is held against."""
+        said = self.said[self.names[image_id]]
+        plain, mirrored = said[: self.samples], said[self.samples :]
+        return plain if SIDES.search(caption) else [*plain[len(mirrored) :], *mirrored]
+
+    def parts(self, batch: CaptionBatch) -> Parts:
+        """Per caption its content words, 1 for those that are borne out."""
+        if self.path is None:
+            raise RuntimeError("sample_support was not prepared: it needs the base's samples")
+        rows = {n: k for k, n in enumerate(batch.image_ids) if n not in self.names}
+        self.learn(batch.policy, ((name, batch.images[row]) for name, row in rows.items()))
+        told: Parts = []
+        for name, caption in zip(batch.image_ids, batch.captions, strict=True):
+            others = [words(other) for other in self.support(name, caption)]
+            found = {w: sum(w in other for other in others) for w in words(caption)}
+            told.append([(w, float(times >= self.least)) for w, times in found.items()])
+        return told
+
+    def __call__(self, batch: CaptionBatch) -> Scores:
+        return [sum(v for _, v in told) / max(1, len(told)) for told in self.parts(batch)]
+
+
+def words(caption: str) -> dict[str, None]:
+    """The content words of a caption, each once, in order, in the singular."""
+    return dict.fromkeys(map(lemma, content_words(caption)))
+
+
+def check(reward: SampleSupport, right: CaptionBatch, wrong: CaptionBatch) -> float:
+    return win_rate(reward, right, wrong)

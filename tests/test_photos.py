@@ -1,0 +1,88 @@
+"""Every reward on real photographs, through the real processors, with models of random weights."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import rewards
+from rewards import Bank
+from vizer_rl import policy
+from vizer_rl.data import ImageFolder
+from vizer_rl.encoders import Encoders
+from vizer_rl.frozen import Frozen
+from vizer_rl.image_sets import Lazy
+from vizer_rl.scoring import Reward, Scoring
+
+from .conftest import FIXTURES
+from .test_full_profile import FOLDERS, PHOTOS, checkpoint
+
+SMALL = {  # for a bank of a few photographs
+    "self_retrieval": {"hard": 1, "random": 1},
+    "sample_support": {"samples": 2, "least": 1},
+    "alignment": {"steps": 5},
+}
+CAPTIONS = [
+    "A man in a red jacket skis down a snowy hill.",
+    "Two dogs and an old bicycle",
+    "",
+    "a photo of a café 🙂 by the sea, left of <image> https://a.b",
+]
+
+pytestmark = pytest.mark.skipif(
+    not FIXTURES.is_dir(), reason="../shared/fixtures (real processors, photographs) is not here"
+)
+
+
+def prepared(family, folder, count, cache, *, real_width=False, splits=False):
+    """A model of random weights with its real processor, photographs, and what it says of them."""
+    checkpoint(family, folder, real_width=real_width)
+    settings = SimpleNamespace(
+        model=str(folder), image_splitting=splits, dtype="float32", attn_implementation="auto"
+    )
+    model, processor = policy.load(family, settings)
+    frozen = Frozen(model, processor, str(folder), instruct=True, max_new_tokens=6)
+    encoders = Encoders("embedded:a", torch.device("cpu"), torch.float32)
+    scoring = Scoring([], encoders, frozen, policy.eos_ids(model, processor), 4, frozen.prompt)
+    photos = ImageFolder.index(PHOTOS, count)
+    images = Lazy(photos, photos.ids)
+    said = [captions[0] for captions in frozen.sample(images, 1, seed=0)]
+    sample = scoring.batch(photos.ids, images, said, [[0]] * len(said))
+    return scoring, Bank(photos.ids, images, sample, cache)
+
+
+def score_all(scoring, bank, captions, family):
+    """Every reward on every photograph with these captions; prints what one costs."""
+    ids = [i for i in bank.image_ids for _ in captions]
+    images = Lazy(bank.images.folder, ids)
+    ends = [[next(iter(scoring.eos_ids))]] * len(ids)
+    told = scoring.batch(ids, images, captions * len(bank.image_ids), ends)
+    for name in rewards.names():
+        reward = Reward(name, 1.0, rewards.make(name, SMALL.get(name, {})))
+        judge = Scoring([reward], scoring.encoders, scoring.policy, scoring.eos_ids, 4)
+        judge.prepare(bank)
+        began = time.monotonic()
+        scores = judge.scores(told)[name]  # raises where one is no finite number
+        spent = 1000 * (time.monotonic() - began) / len(ids)
+        low, high = reward.declared("range", (-float("inf"), float("inf")))
+        assert len(scores) == len(ids)
+        assert all(s is None or low - 1e-6 <= s <= high + 1e-6 for s in scores), name
+        print(f"{family:8s} {name:18s} {spent:8.1f} ms per caption")
+
+
+@pytest.mark.parametrize("family", sorted(FOLDERS))
+def test_every_reward_judges_photographs(family, tmp_path):
+    scoring, bank = prepared(family, tmp_path / "model", 4, tmp_path / "cache")
+    score_all(scoring, bank, CAPTIONS[:1] + CAPTIONS[2:], family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "splits"), [(f, False) for f in sorted(FOLDERS)] + [("smolvlm", True)]
+)
+def test_every_reward_judges_photographs_at_the_real_width(family, splits, tmp_path):
+    scoring, bank = prepared(
+        family, tmp_path / "model", 24, tmp_path / "cache", real_width=True, splits=splits
+    )
+    score_all(scoring, bank, CAPTIONS, family + (" tiles" if splits else ""))

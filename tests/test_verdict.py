@@ -1,0 +1,121 @@
+"""The verdict's words on made-up numbers: one set-up that is well, and what spoils it."""
+
+from copy import deepcopy
+
+import pytest
+
+from vizer_rl.audit.attacks import ATTACKS
+from vizer_rl.audit.verdict import verdict
+
+
+def about(value, spread=0.05):
+    return {"value": value, "low": value - spread, "high": value + spread}
+
+
+def each(value):
+    return {"sum": about(value), "clip": about(value), "length": about(0.5)}
+
+
+WELL = {
+    "images": 64,
+    "attacked": 60,
+    "captions_per_image": 8,
+    "rewards": {"clip": 1.0, "length": 0.3},
+    "content": ["clip"],
+    "scorers": {"train": "a", "heldout": "b"},
+    "attacks": {
+        a.name: {"wins": each(0.97), "images": 60, "in_reach": 0.5, "guard": a.guard}
+        for a in ATTACKS
+    },
+    "trust": {
+        kind: {judge: about(0.97) for judge in ("reward", "heldout", "policy")}
+        for kind in ("noun", "attribute")
+    },
+    "controls": {"other": each(0.98), "policy": about(0.99)},
+    "order": {
+        "heldout": each(0.7),
+        "length": each(0.2),
+        "tied": {"sum": 0.0, "clip": 0.0, "length": 1.0},
+        "distinct": 6.0,
+    },
+    "headroom": {"gain_over_greedy": about(0.1)},
+    "noise": {"sum": 0.2},
+}
+
+
+def spoiled(path, value):
+    numbers = deepcopy(WELL)
+    *way, last = path
+    at = numbers
+    for key in way:
+        at = at[key]
+    at[last] = value
+    return verdict(numbers)
+
+
+def test_a_good_set_up_passes_and_is_told_what_is_well():
+    told = verdict(WELL)
+    assert told["overall"] == "pass"
+    assert [line["about"] for line in told["lines"]] == ["headroom"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "level", "says"),
+    [
+        (["attacked"], 0, "fail", "Not one sampled caption"),
+        (["controls", "policy"], about(0.5), "fail", "does not see"),
+        (["trust", "noun", "policy"], about(0.6), "fail", "only in 60"),
+        (["trust", "noun", "policy"], about(0.77), "warn", "only in 77"),
+        (["order", "tied", "sum"], 0.9, "fail", "the same score"),
+        (["controls", "other", "sum"], about(0.5), "fail", "does not look at the image"),
+        (["controls", "other", "sum"], about(0.7), "warn", "hardly looks"),
+        (["order", "heldout", "sum"], about(0.02), "fail", "does not agree"),
+        (["order", "heldout", "sum"], about(0.2), "warn", "agrees little"),
+        (["trust", "noun", "reward"], about(0.86), "warn", "wrong noun in one in 7 swaps"),
+        (["trust", "attribute", "reward"], about(0.6), "fail", "wrong attribute"),
+        (["trust", "noun", "heldout"], about(0.7), "warn", "held-out scorer itself"),
+        (["attacks", "repeated caption", "wins", "sum"], about(0.2), "fail", "will find them"),
+        (["attacks", "repeated caption", "wins", "sum"], about(0.8), "warn", "may win"),
+        (["order", "length", "sum"], about(0.95), "warn", "longest"),
+        (["order", "length", "sum"], about(-0.95), "warn", "shortest"),
+        (["noise", "sum"], 0.9, "warn", "noise"),
+        (["controls", "other", "clip"], about(0.5), "warn", "image: clip."),
+        (["scorers", "heldout"], "a", "warn", "are the same"),
+        (["order", "distinct"], 1.4, "fail", "1.4 differ"),
+        (["order", "distinct"], 2.5, "warn", "2.5 differ"),
+        (["headroom", "gain_over_greedy"], about(0.01), "fail", "Nothing left to say"),
+    ],
+)
+def test_what_spoils_it_is_told(path, value, level, says):
+    told = spoiled(path, value)
+    assert told["overall"] == level
+    assert says in told["lines"][0]["says"]
+    assert told["lines"][0]["do"] or level == "warn"
+
+
+def test_an_attack_that_wins_out_of_reach_only_warns_and_names_its_guard():
+    numbers = deepcopy(WELL)
+    numbers["attacks"]["repeated caption"] |= {"wins": each(0.1), "in_reach": 0.0}
+    told = verdict(numbers)
+    assert told["overall"] == "warn"
+    assert "repetition" in told["lines"][0]["do"]
+
+
+def test_an_attack_that_was_hardly_tried_is_not_told_of():
+    numbers = deepcopy(WELL)
+    numbers["attacks"]["past the context"] |= {"wins": each(0.1), "images": 2}
+    numbers["attacks"]["style tokens"] |= {"wins": {"sum": None}, "images": 0}
+    assert verdict(numbers)["overall"] == "pass"
+
+
+def test_only_the_fatal_thing_is_told_of_a_reward_that_does_not_look():
+    numbers = deepcopy(WELL)
+    numbers["controls"]["other"]["sum"] = about(0.5)
+    numbers["headroom"]["gain_over_greedy"] = about(-0.1)
+    numbers["attacks"]["empty"]["wins"] = each(0.5)
+    assert len(verdict(numbers)["lines"]) == 1
+
+
+def test_the_truth_is_not_looked_at():
+    numbers = deepcopy(WELL) | {"truth": None}
+    assert verdict(numbers) == verdict(WELL)

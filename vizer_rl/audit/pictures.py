@@ -1,0 +1,64 @@
+"""Images as an audit shows them to rewards: as they are, blank, mildly changed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image, Resampling
+
+from ..views import fingerprint
+
+CROP, LIGHT = 0.94, 0.06  # mild changes: side kept, brightness changed at most by
+View = Callable[[Image], Image]
+
+
+@contextmanager
+def aside(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of its own; outside, the next ones are what they would have been."""
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+
+
+class Pictures(Sequence[Image]):
+    """The image of each row, which `load` gives by its id, as `view` shows it."""
+
+    def __init__(
+        self, load: Callable[[str], Image], ids: Sequence[str], view: View | None = None
+    ) -> None:
+        self.load, self.ids, self.view = load, list(ids), view
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return Pictures(self.load, self.ids[row], self.view)
+        image = self.load(self.ids[row])
+        return self.view(image) if self.view else image
+
+
+def augmented(turn: int) -> View:
+    """A view: a little less of the image, a little lighter or darker; never flipped."""
+
+    def view(image: Image) -> Image:
+        rng = random.Random(fingerprint(image) + bytes([turn]))
+        width, height = (max(1, round(CROP * side)) for side in image.size)
+        x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+        part = image.crop((x, y, x + width, y + height)).resize(image.size, Resampling.BICUBIC)
+        light = 1 + rng.uniform(-LIGHT, LIGHT)
+        return part.point(lambda value: value * light)
+
+    return view
