@@ -8,6 +8,8 @@ positives-only cosine is otherwise nearly satisfied by that mean alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,3 +85,13 @@ class Mapper(nn.Module):
             for v in (self(states), features - self.mean)
         ]
         return float(spread[0] / spread[1].clamp(min=1e-6))
+
+
+def kept(path: str | Path, device: torch.device) -> tuple[Mapper, dict[str, Any]]:
+    """A mapper that a run has kept, and what its file says of how it was made."""
+    known: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    state = known.pop("mapper")
+    first, last = state["layers.0.weight"], state["layers.2.weight"]
+    mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
+    mapper.load_state_dict(state)
+    return mapper.to(device), known

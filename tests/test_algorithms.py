@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import rewards
 from vizer_rl import cli, train
 from vizer_rl.algorithms import ALGORITHMS, ppo, vizer
 from vizer_rl.config import UserError, load
@@ -124,6 +125,18 @@ def test_the_other_reading_pooling_and_target_of_vizer_train_too(family, command
     assert steps(directory)[0]["alignment/variance"] > 0
     kept = torch.load(directory / "mapper.pt", weights_only=True)
     assert 0 <= kept["matching"] <= 1
+    reward = rewards.make("alignment", {"mapper": str(directory / "mapper.pt")})
+    with pytest.raises(ValueError, match="literal, last, connector: the reward reads loose"):
+        reward._take_up(reward.file, torch.zeros(1, 8))
+
+
+def test_the_alignment_reward_takes_up_a_mapper_that_vizer_kept(command, quick):
+    directory = command("smolvlm", "kept", "algorithm=vizer", "train.max_steps=1")
+    path = directory / "mapper.pt"
+    again = command("smolvlm", "again", f"rewards.alignment.mapper={path}", "train.max_steps=1")
+    kept, used = (torch.load(p, weights_only=True) for p in (path, again / "rewards/alignment.pt"))
+    assert all(torch.equal(kept["mapper"][n], w) for n, w in used["mapper"].items())
+    assert used["reading"] == "image"
 
 
 def test_captions_are_read_only_where_two_keys_say_so_and_the_run_says_it(

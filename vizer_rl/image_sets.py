@@ -29,8 +29,8 @@ class Lazy(Sequence[Image]):
         return len(self.ids)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Lazy(self.folder, self.ids[index])
+        if isinstance(index, list):
+            return Lazy(self.folder, [self.ids[row] for row in index])
         return self.folder.load(self.ids[index])
 
 

@@ -8,7 +8,8 @@ rewards of the run file are logged as metrics and move nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rewards._mapper import Mapper
+from rewards._mapper import Mapper, kept
 
 from .. import captions, policy
 from ..settings import Mapper as Settings
@@ -40,7 +41,7 @@ SAVED = "mapper.pt"  # in the run directory
 
 
 class Pictures(Protocol):
-    """Images with their ids, decoded when indexed; a slice is of the same kind."""
+    """Images with their ids, decoded when indexed; a list of rows gives some of them."""
 
     ids: list[str]
 
@@ -76,10 +77,9 @@ class Stage1:
         """The loss with its mapper; UserError where the mapper has collapsed."""
         path, told = directory / SAVED, settings_told(self.settings)
         if path.is_file():
-            known = torch.load(path, weights_only=True, map_location=self.model.device)
+            mapper, known = kept(path, self.model.device)
             if {k: known[k] for k in told} != told:
                 raise UserError(f"{path} was trained with other settings than mapper has now")
-            mapper = _made(known["mapper"]).to(self.model.device)
         else:
             said = self._captions(images, max_new_tokens, console)
             mapper, matching = self._fit(images, said, console)
@@ -89,8 +89,7 @@ class Stage1:
 
     def _captions(self, images: Pictures, length: int, console: Console) -> dict[int, list[int]]:
         """Image number -> caption's token ids, of at most `mapper.images` images."""
-        ids = images.ids
-        rows = range(min(len(ids), self.settings.images))
+        ids, most = images.ids, self.settings.images
         if self.settings.source == "captions":
             path = Path(str(self.settings.captions))
             told = captions.read(path, ids)
@@ -99,13 +98,16 @@ class Stage1:
                 "What this run learns is not label-free."
             )
             rows_of = {name: row for row, name in enumerate(ids)}
-            some = list(told.items())[: self.settings.images]
-            return {rows_of[n]: caption_tokens(self.processor, self.prompt, t) for n, t in some}
+            chosen = _some(list(told), most)
+            return {
+                rows_of[n]: caption_tokens(self.processor, self.prompt, told[n]) for n in chosen
+            }
+        rows = _some(range(len(ids)), most)
         with self.model.disable_adapter():
             said = policy.caption(
                 self.model,
                 self.processor,
-                images[: len(rows)],
+                images[rows],
                 self.prompt,
                 max_new_tokens=length,
                 temperature=1.0,
@@ -152,12 +154,10 @@ class Stage1:
         return mapper, matching
 
 
-def _made(state: dict[str, torch.Tensor]) -> Mapper:
-    """The mapper of a saved state."""
-    first, last = state["layers.0.weight"], state["layers.2.weight"]
-    mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
-    mapper.load_state_dict(state)
-    return mapper
+def _some(population: Sequence[Any], most: int) -> list[Any]:
+    """At most so many, in order; which ones does not depend on the run's seed."""
+    chosen = random.Random(0).sample(range(len(population)), min(most, len(population)))
+    return [population[k] for k in sorted(chosen)]
 
 
 @contextmanager
