@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +21,12 @@ from .pretrain import pool
 WORK = Path("data/scenes-assets")
 # name: seed, first scene of its pool, steps of each stage
 RECIPES: dict[str, tuple[int, int, tuple[int, int]]] = {
-    "smolvlm": (1, 10_000_000, (1700, 3200)),
-    "scorer-a": (4, 30_000_000, (1000, 1400)),
-    "scorer-b": (3, 20_000_000, (1500, 4000)),
-    "qwen2vl": (2, 10_000_000, (1700, 1500)),
+    "smolvlm": (1, 10_000_000, (1700, 1800)),
+    "scorer-a": (4, 30_000_000, (1200, 2700)),
+    "scorer-b": (3, 20_000_000, (1700, 2000)),
+    "qwen2vl": (2, 10_000_000, (1700, 1800)),
 }
-SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 40_000, "scorer-b": 100_000}
+SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 60_000, "scorer-b": 60_000}
 
 
 def build(only: str | None = None) -> None:
@@ -40,16 +41,19 @@ def build(only: str | None = None) -> None:
 
 
 def build_one(name: str) -> float:
-    """Train one checkpoint and save it, weights in fp16; returns the seconds of training."""
+    """Train one checkpoint, then put it into the package, weights in fp16; the seconds it took."""
     seed, first, steps = RECIPES[name]
-    data, folder = pool(WORK, first, SCENES[name]), ASSETS / name
+    data, folder = pool(WORK, first, SCENES[name]), WORK / name
     if name.startswith("scorer-"):
-        return scorers.build(name[-1], data, WORK, folder, seed, steps)
-    raw, seconds = policies.build(name, data, WORK, seed, steps)
-    raw.model.generation_config.eos_token_id = raw.processor.tokenizer.eos_token_id
-    raw.model.generation_config.pad_token_id = raw.processor.tokenizer.pad_token_id
-    raw.model.to(torch.float16).save_pretrained(folder)
-    raw.processor.save_pretrained(folder)
+        seconds = scorers.build(name[-1], data, WORK, folder, seed, steps)
+    else:
+        raw, seconds = policies.build(name, data, WORK, seed, steps)
+        raw.model.generation_config.eos_token_id = raw.processor.tokenizer.eos_token_id
+        raw.model.generation_config.pad_token_id = raw.processor.tokenizer.pad_token_id
+        raw.model.to(torch.float16).save_pretrained(folder)
+        raw.processor.save_pretrained(folder)
+    shutil.rmtree(ASSETS / name, ignore_errors=True)
+    shutil.copytree(folder, ASSETS / name)
     return seconds
 
 

@@ -32,8 +32,8 @@ COLOURS = {
 SIZES = ("small", "large")
 FILLS = ("solid", "striped")
 RELATIONS = ("left of", "above", "inside")
-RADIUS = {"small": (9, 11), "large": (18, 20)}  # pixels, inclusive
-INSIDE_RADIUS = (27, 30)  # the outer object of an "inside" scene, which must hold another
+RADIUS = {"small": (11, 13), "large": (18, 20)}  # pixels, inclusive
+INSIDE_RADIUS = (29, 31)  # the outer object of an "inside" scene, which must hold another
 BACKGROUNDS = ((236, 234, 228), (222, 230, 238), (228, 236, 222), (240, 228, 220), (205, 208, 214))
 NUMBERS = {2: "two", 3: "three"}
 

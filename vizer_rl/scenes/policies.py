@@ -33,7 +33,7 @@ from transformers import (
 
 from . import tokens
 from .draw import SIDE, Scene
-from .pretrain import DENSE, Pool, dense_accuracy, dense_labels, dense_loss, fit, to_pixels
+from .pretrain import DENSE, LABELS, Pool, dense_accuracy, dense_labels, dense_loss, fit, to_pixels
 from .web import web_caption
 
 PATCH, GRID, WIDTH = 12, 8, 128
@@ -226,7 +226,7 @@ def build(
     torch.manual_seed(seed)
     raw = RAW[family]()
     n = len(data.scenes) - 512
-    labels = dense_labels(data.scenes, GRID).view(-1, GRID * GRID, 7)
+    labels = dense_labels(data.scenes, GRID).view(-1, GRID * GRID, LABELS)
     see = nn.ModuleDict({"vision": raw.vision, "dense_head": nn.Linear(WIDTH, DENSE)})
     rng = np.random.default_rng(seed)
 
@@ -240,7 +240,7 @@ def build(
         parts = [data.pixels[i : i + 500] for i in range(0, len(data.scenes), 500)]
         cached = torch.cat([raw.tower(to_pixels(part)).half() for part in parts])
         told = dense_accuracy(see["dense_head"](cached[n:].float()), labels[n:])
-        print(f"{family} tower: shape, colour, size, fill of object cells {told}", flush=True)
+        print(f"{family} tower: shape, colour, size, fill, part of object cells {told}", flush=True)
     raw.vision.requires_grad_(False)
     if family == "qwen2vl":
         raw.vision.merger.requires_grad_(True)

@@ -14,10 +14,26 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from .draw import COLOURS, FILLS, SHAPES, SIDE, SIZES, Scene, render, sample
+from .draw import (
+    COLOURS,
+    FILLS,
+    NUMBERS,
+    RELATIONS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Scene,
+    Thing,
+    render,
+    sample,
+)
 
-CLASSES = (SHAPES, tuple(COLOURS), SIZES, FILLS)
-DENSE = sum(len(c) + 1 for c in CLASSES) + 3  # logits of each attribute or "none", and dx, dy, r
+# what part an object plays among the others: in the principal relation, in a count, or none
+PARTS = ("none", *RELATIONS, "right of", "below", "around", *NUMBERS.values())
+INVERSE = dict(zip(RELATIONS, PARTS[4:7], strict=True))
+CLASSES = (SHAPES, tuple(COLOURS), SIZES, FILLS, PARTS)
+LABELS = len(CLASSES) + 3
+DENSE = sum(len(c) + 1 for c in CLASSES) + 3  # logits of each class or "nothing", and dx, dy, r
 
 
 @dataclass
@@ -53,7 +69,7 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 
 
 def dense_labels(scenes: Iterable[Scene], grid: int) -> torch.Tensor:
-    """(N, grid, grid, 7): class of each attribute (0 = nothing there) and dx, dy, r of the object.
+    """(N, grid, grid, LABELS): classes (0 = nothing there) and dx, dy, r of the object.
 
     A cell belongs to the smallest object over its centre, or whose centre lies in it.
     """
@@ -61,25 +77,35 @@ def dense_labels(scenes: Iterable[Scene], grid: int) -> torch.Tensor:
     centres = (np.arange(grid) + 0.5) * step
     labels = []
     for scene in scenes:
-        label = np.zeros((grid, grid, 7), np.float32)
+        label = np.zeros((grid, grid, LABELS), np.float32)
         for o in sorted(scene.objects, key=lambda o: -o.r):
             dx, dy = o.x - centres[None, :], o.y - centres[:, None]
             owns = np.hypot(dx, dy) < 0.85 * o.r
             owns |= (np.abs(dx) <= step / 2) & (np.abs(dy) <= step / 2)
-            words = (o.shape, o.colour, o.size, o.fill)
+            words = (o.shape, o.colour, o.size, o.fill, part(scene, o))
             classes = [c.index(w) + 1 for c, w in zip(CLASSES, words, strict=True)]
-            label[owns, :4] = classes
-            label[..., 4][owns] = np.broadcast_to(dx, owns.shape)[owns] / 24
-            label[..., 5][owns] = np.broadcast_to(dy, owns.shape)[owns] / 24
-            label[..., 6][owns] = o.r / 24
+            label[owns, :-3] = classes
+            label[..., -3][owns] = np.broadcast_to(dx, owns.shape)[owns] / 24
+            label[..., -2][owns] = np.broadcast_to(dy, owns.shape)[owns] / 24
+            label[..., -1][owns] = o.r / 24
         labels.append(label)
     return torch.from_numpy(np.stack(labels))
+
+
+def part(scene: Scene, thing: Thing) -> str:
+    """The part (of PARTS) that an object of this scene plays."""
+    same = sum(o.kind == thing.kind for o in scene.objects)
+    if same > 1:
+        return NUMBERS[same]
+    if scene.relation and thing in scene.objects[:2]:
+        return scene.relation if thing == scene.objects[0] else INVERSE[scene.relation]
+    return PARTS[0]
 
 
 def dense_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each attribute and squared error of the offsets, per cell.
 
-    logits (…, DENSE), labels (…, 7) as `dense_labels` gives them.
+    logits (…, DENSE), labels (…, LABELS) as `dense_labels` gives them.
     """
     logits, labels = logits.flatten(0, -2), labels.flatten(0, -2)
     loss, at = torch.zeros(()), 0
@@ -89,7 +115,7 @@ def dense_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         )
         at += len(c) + 1
     there = labels[:, :1] > 0
-    return loss + ((logits[:, at:] - labels[:, 4:]).square() * there).mean()
+    return loss + ((logits[:, at:] - labels[:, -3:]).square() * there).mean()
 
 
 def dense_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:

@@ -22,14 +22,23 @@ from transformers import PreTrainedTokenizerFast
 
 from . import tokens
 from .draw import RELATIONS, SIDE, Scene, Thing, random_kind
-from .pretrain import DENSE, Pool, dense_labels, dense_loss, fit, to_pixels
-from .web import POOLS, TRUE_PART, TRUE_WHOLE, describe, swapped
+from .pretrain import DENSE, LABELS, Pool, dense_labels, dense_loss, fit, to_pixels
+from .web import POOLS, TRUE_PART, TRUE_WHOLE, Habit, describe, swapped
 
 CONTEXT, NEGATIVES, BATCH = 24, 3, 64
-HARD = ("shape",) * 3  # seen last of all attributes, so asked most
+HARD = ("shape",) * 3 + ("fill",) * 2  # what is seen last of all attributes is asked most
 VISION: dict[str, dict[str, Any]] = {
     "a": {"layers": [1, 1, 2, 1], "width": 24, "patch_size": None},  # a ResNet
-    "b": {"layers": 4, "width": 128, "head_width": 32, "patch_size": 12, "mlp_ratio": 3.0},
+    "b": {  # a ViT
+        "layers": 4,
+        "width": 128,
+        "head_width": 32,
+        "patch_size": 12,
+        "mlp_ratio": 3.0,
+        "attentional_pool": True,
+        "attn_pooler_queries": 1,
+        "attn_pooler_heads": 8,
+    },
 }
 GRIDS = {"a": 6, "b": 8}
 PREPROCESS = {"size": SIDE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
@@ -66,27 +75,25 @@ def wrong_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
     habit = TRUE_WHOLE if rng.random() < 0.5 else TRUE_PART
     seed = int(rng.integers(1 << 31))
 
-    def say(other: Scene) -> str:
-        return describe(other, habit, np.random.default_rng(seed))
+    def say(other: Scene, manner: Habit) -> str:
+        return describe(other, manner, np.random.default_rng(seed))
 
-    true, out = say(scene), []
+    true, out = say(scene, habit), []
     kinds = [*POOLS, *HARD, "count", "object", *(["relation"] * 4 if scene.relation else [])]
     for _ in range(12):
         kind = str(rng.choice(kinds))
-        false = say(spoil(scene, kind, rng))
-        if kind == "relation" and not _related(true, false):
+        # a wrong relation is told even where the true caption keeps to "and": better none than that
+        manner = replace(habit, beside=1.0, inside=1.0) if kind == "relation" else habit
+        false = say(spoil(scene, kind, rng), manner)
+        if kind == "relation" and not any(r in false for r in RELATIONS):
             continue  # true all the same, if no relation is spoken of
         if false != true and false not in out:
             out.append(false)
         if len(out) == NEGATIVES:
             break
     while len(out) < NEGATIVES:
-        out.append(true + " and " + say(random_scene(rng)))
+        out.append(true + " and " + say(random_scene(rng), habit))
     return [true, *out]
-
-
-def _related(*captions: str) -> bool:
-    return all(any(r in caption for r in RELATIONS) for caption in captions)
 
 
 def spoil(scene: Scene, what: str, rng: np.random.Generator) -> Scene:
@@ -123,7 +130,7 @@ def build(
     torch.manual_seed(seed)
     model, tokenize = create(name, folder)
     grid, width = GRIDS[name], VISION[name]["width"]
-    labels = dense_labels(data.scenes, grid).view(-1, grid * grid, 7)
+    labels = dense_labels(data.scenes, grid).view(-1, grid * grid, LABELS)
     seen: list[torch.Tensor] = []
     if name == "b":
         model.visual.transformer.register_forward_hook(lambda _m, _i, o: seen.append(o[:, 1:]))
