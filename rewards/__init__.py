@@ -106,13 +106,7 @@ class FrozenPolicy(Protocol):
     def tokens(self, caption: str) -> list[str]:
         """The text of each of those T_i tokens."""
 
-    def sample(
-        self,
-        images: Sequence[Image],
-        count: int,
-        seed: int,
-        ids: Sequence[str] | None = None,
-    ) -> list[list[str]]:
+    def sample(self, images: Sequence[Image], count: int, seed: int) -> list[list[str]]:
         """`count` captions per image, sampled at temperature 1."""
 
     def yes(

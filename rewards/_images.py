@@ -14,15 +14,16 @@ class Picked(Sequence[Image.Image]):
 
     def __init__(self, images: Sequence[Image.Image], which: Sequence[int]) -> None:
         self.images, self.which = images, which
-        self._number, self._last = -1, None
+        self._last: tuple[int, Image.Image] | None = None
 
     def __len__(self) -> int:
         return len(self.which)
 
     def __getitem__(self, row: int) -> Image.Image:  # type: ignore[override]
-        if self._last is None or self._number != self.which[row]:
-            self._number, self._last = self.which[row], self.images[self.which[row]]
-        return self._last
+        number = self.which[row]
+        if self._last is None or self._last[0] != number:
+            self._last = number, self.images[number]
+        return self._last[1]
 
 
 def pixels_key(image: Image.Image) -> str:

@@ -56,7 +56,7 @@ def naive(frozen, caption, image):
     chat = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    lead = "" if chat.endswith("\n") else " "
+    lead = "" if chat.endswith("\n") or not caption else " "
     ids = processor.tokenizer(
         lead + caption, add_special_tokens=False, split_special_tokens=True, return_tensors="pt"
     )["input_ids"].long()
@@ -84,18 +84,21 @@ def test_log_probs_are_those_of_one_forward_pass_each(frozen, images, view):
         assert logp.dtype == torch.float32
         assert len(logp) == len(frozen.tokens(caption))
         torch.testing.assert_close(logp, wanted, atol=1e-5, rtol=1e-5)
+    assert len(found[1]) == 0, "an empty caption has no token"
     assert frozen.log_probs([], None if view == "text" else [], view) == []
 
 
 def test_plain_text_is_tokenised_as_the_processor_does_it(frozen, images):
     """The prompt is cut behind the image and the caption set apart: the same tokens come out."""
     chat = frozen._chat(frozen.prompt)
-    text = chat + frozen._lead(chat) + CAPTIONS[0]
-    whole = frozen.processor(images=[[images[1]]], text=[text], return_tensors="pt")["input_ids"][0]
+    said = frozen._answer(chat, CAPTIONS[0])
+    whole = frozen.processor(images=[[images[1]]], text=[chat + said], return_tensors="pt")[
+        "input_ids"
+    ][0]
     before, token, after = chat.partition(str(frozen.processor.image_token))
     seen = reading.see(frozen.processor, images[1], before + token)
     rest = frozen.processor.tokenizer(after, add_special_tokens=False)["input_ids"]
-    assert [*seen.ids, *rest, *frozen._tokenize(frozen._lead(chat) + CAPTIONS[0])] == whole.tolist()
+    assert [*seen.ids, *rest, *frozen._tokenize(said)] == whole.tolist()
 
 
 def test_what_is_read_together_does_not_matter(frozen, images, monkeypatch):

@@ -97,9 +97,9 @@ class Frozen:
             said = [self._tokenize(c) + end for c in captions]
             prompts = [""] * len(said)
         else:
-            lead = self._lead(self._chat(self.prompt))
-            said = [self._tokenize(lead + c) + end for c in captions]
-            prompts = [self._chat(self.prompt)] * len(said)
+            chat = self._chat(self.prompt)
+            said = [self._tokenize(self._answer(chat, c)) + end for c in captions]
+            prompts = [chat] * len(said)
         with self._as_before_training():
             states = self._hidden(prompts, said, images)
             means = [h[-len(ids) :].float().mean(0) for h, ids in zip(states, said, strict=True)]
@@ -121,7 +121,7 @@ class Frozen:
                 f"view {view!r} {'takes no' if images is not None else 'needs'} images"
             )
         chat = self._chat(self.prompt, image=images is not None)
-        said = [self._tokenize(self._lead(chat) + c) for c in captions]
+        said = [self._tokenize(self._answer(chat, c)) for c in captions]
         head, out = self._base.get_output_embeddings(), []
         with self._as_before_training():
             states = self._hidden([chat] * len(said), said, images, view)
@@ -134,7 +134,7 @@ class Frozen:
 
     def tokens(self, caption: str) -> list[str]:
         """The text of each token that `log_probs` gives a number for; joined, the caption."""
-        text = self._lead(self._chat(self.prompt)) + caption
+        text = self._answer(self._chat(self.prompt), caption)
         told = self.processor.tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )
@@ -178,12 +178,12 @@ class Frozen:
             states = self._hidden(chats, [[]] * len(chats), images, view)
             for hidden, chat in zip(states, chats, strict=True):
                 logits = head(hidden[-1:]).float()[0]
-                yes, no = (logits[self._words(self._lead(chat), w)].logsumexp(0) for w in ANSWERS)
+                yes, no = (logits[self._words(chat, w)].logsumexp(0) for w in ANSWERS)
                 out.append((yes - no).sigmoid().cpu())
         return torch.stack(out) if out else torch.empty(0)
 
-    def _words(self, lead: str, words: Sequence[str]) -> list[int]:
-        ids = [self._tokenize(lead + word) for word in words]
+    def _words(self, chat: str, words: Sequence[str]) -> list[int]:
+        ids = [self._tokenize(self._answer(chat, word)) for word in words]
         if any(len(word) != 1 for word in ids):
             raise ValueError(f"this model cannot be asked: its tokenizer splits {words[0]!r}")
         return [word[0] for word in ids]
@@ -196,10 +196,11 @@ class Frozen:
         )
         return text
 
-    def _lead(self, chat: str) -> str:
-        """What stands between the prompt and a caption's first word: a space, where one belongs."""
+    def _answer(self, chat: str, text: str) -> str:
+        """The text as it follows the conversation: behind a space, where one belongs."""
         special = (t.content for t in self.processor.tokenizer.added_tokens_decoder.values())
-        return "" if chat[-1:].isspace() or chat.endswith(tuple(special)) else " "
+        bare = not text or chat[-1:].isspace() or chat.endswith(tuple(special))
+        return text if bare else f" {text}"
 
     def _tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: what looks like a special token is none."""
