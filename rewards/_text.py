@@ -213,7 +213,7 @@ def _ends(word: str, run: list[str], before: str, after: str) -> bool:
     if word in _BASE_VERBS:
         return bool(run) and (run[-1] != lemma(run[-1]) or (not only_adjectives and noun_next))
     if _is_verb_form(word) and word not in _PLURAL_TOO:
-        return bool(run) or (before in _SUBJECTS and not noun_next)
+        return not only_adjectives or (not run and before in _SUBJECTS and not noun_next)
     return False
 
 
