@@ -21,6 +21,7 @@ import torch
 from peft import PeftModel
 
 from vizer_rl import policy
+from vizer_rl.config import read_yaml
 from vizer_rl.encoders import OpenClip
 from vizer_rl.scenes import scorers
 from vizer_rl.scenes.pretrain import pool
@@ -28,7 +29,7 @@ from vizer_rl.scenes.quality import scorer_quality
 
 HERE, BUILT = Path(__file__).parent, Path("data/foretell")
 FILE, OWN = str(HERE / "smolvlm.yaml"), str(HERE / "foretell")
-DEFAULT = ("self_retrieval", "clip_similarity", "alignment", "repetition", "length")
+DEFAULT = tuple(read_yaml(Path(FILE))["rewards"])
 CLEAR = 0.02  # F1; a change that is smaller, or whose interval holds 0, is none
 WEAK_STEPS, WEAK_SCENES = (300, 500), 20_000  # of scorer A, which ships after 1000 and 1400
 

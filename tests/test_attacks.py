@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+import rewards
 from vizer_rl.audit.attacks import ATTACKS, STYLE, Subject, pairs_of
 from vizer_rl.audit.lexis import Lexis, phrases
 
@@ -133,6 +134,10 @@ def test_what_would_not_change_is_left_out_and_counted():
     assert pairs_of(chosen, subject("circle"), LEXIS, "") == ([], 1)
     no_nouns = next(a for a in ATTACKS if a.name == "noun swapped")
     assert pairs_of(no_nouns, subject("untitled"), LEXIS, "") == ([], 1)
+
+
+def test_guards_are_rewards_that_there_are():
+    assert {a.guard for a in ATTACKS} <= set(rewards.names())
 
 
 def test_the_same_seed_attacks_the_same_way_and_leaves_the_random_state():

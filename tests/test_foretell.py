@@ -47,12 +47,9 @@ def test_a_line_of_the_table_says_whether_the_audit_foretold():
 
 def test_at_least_ten_set_ups_and_each_leaves_a_reward():
     assert len(foretell.SETUPS) >= 10
-    assert foretell.only("clip_similarity") == [
-        "rewards.self_retrieval=null",
-        "rewards.alignment=null",
-        "rewards.repetition=null",
-        "rewards.length=null",
-    ]
+    alone = foretell.only("clip_similarity")
+    assert "rewards.self_retrieval=null" in alone
+    assert "rewards.clip_similarity=null" not in alone
     assert "rewards.random.weight=1" in foretell.only("random")
 
 

@@ -158,7 +158,9 @@ def _trust(numbers: Mapping[str, Any]) -> Lines:
 
 def _attacks(numbers: Mapping[str, Any]) -> Lines:
     """Which attacks win; those that the policy would find are fatal."""
-    won, near, far = [], [], []
+    won: list[tuple[str, str]] = []
+    near: list[tuple[str, str]] = []
+    far: list[tuple[str, str]] = []
     for name, told in numbers["attacks"].items():
         rate = told["wins"]["sum"]
         if name in SWAPS or told["images"] < MANY or rate["value"] >= SOUND:
