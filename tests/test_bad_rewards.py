@@ -68,7 +68,7 @@ def test_a_file_may_hold_a_dataclass_and_what_begins_with_an_underscore(tmp_path
     )
     assert rewards.make(str(path), {"most": 5})(words("a")) == [5]
     load(FILE, ["profile=scenes", f"rewards.{path}={{most: 4}}"])
-    with pytest.raises(ConfigError, match="unknown parameter; .*nearest: most"):
+    with pytest.raises(ConfigError, match=r"unknown parameter; .*nearest: most"):
         load(FILE, ["profile=scenes", f"rewards.{path}={{msot: 4}}"])
 
 

@@ -14,6 +14,7 @@ from rewards import Bank
 from vizer_rl import policy
 from vizer_rl.config import load
 from vizer_rl.encoders import Encoders
+from vizer_rl.frozen import Frozen
 from vizer_rl.scenes import draw
 from vizer_rl.scoring import Reward, Scoring
 
@@ -69,7 +70,7 @@ def bank(tmp_path_factory):
     said = policy.caption(
         model, processor, images, run.data.prompt, max_new_tokens=32, temperature=1.0
     )
-    frozen = policy.Frozen(model, processor, "embedded")
+    frozen = Frozen(model, processor, "embedded", max_new_tokens=32)
     encoders = Encoders("embedded:a", torch.device("cpu"), torch.float32)
     eos = policy.eos_ids(model, processor)
     scoring = Scoring([], encoders, frozen, eos, 8, run.data.prompt)

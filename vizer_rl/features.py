@@ -107,14 +107,15 @@ class Features:
             at = list(missing.values())
             made = [known[n] if known else None for n in at]
             if any(one is None for one in made):
-                made = read(self.processor, [images[n] for n in at], [texts[n] for n in at])
-            for key, entry in zip(missing, self._look(made, frozen), strict=True):
+                made = [*read(self.processor, [images[n] for n in at], [texts[n] for n in at])]
+            looked = self._look([one for one in made if one is not None], frozen)
+            for key, entry in zip(missing, looked, strict=True):
                 found[key] = entry
                 self._keep(key, entry)
                 if self.folder is not None and frozen:
                     self._write(self.folder, key, entry)
         device = self._base.device
-        return [_prompt(found[key], device) for key in keys]
+        return [_prompt(one, device) for key in keys if (one := found[key]) is not None]
 
     def hit_rate(self) -> float:
         """Share of prompts that needed no look at the image since this was last asked."""

@@ -30,7 +30,7 @@ def score(run: Run, path: Path, caption: str) -> None:
 
     Raises UserError where image, caption or a reward cannot be used.
     """
-    from . import train  # imports TRL: slow
+    from . import features, train  # imports TRL: slow
     from .data import ImageError, decode
 
     if not path.is_file():
@@ -46,7 +46,8 @@ def score(run: Run, path: Path, caption: str) -> None:
     with console.status("preparing the rewards as for training"):
         images, _, _ = train.image_sets(run, console)
         frozen, scoring = train.ready(run, made)
-        scoring.prepare(train.bank(run, frozen, scoring, images))
+        seen = features.of_run(run, frozen.model, frozen.processor)
+        scoring.prepare(train.bank(run, frozen, seen, scoring, images))
     tokenizer = frozen.processor.tokenizer
     ids = [*tokenizer(caption, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     told = scoring.batch([f"file:{path.resolve()}"], [image], [caption], [ids])

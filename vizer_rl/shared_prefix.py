@@ -125,7 +125,9 @@ def layout(
 
 def _fill(sizes: dict[int, int]) -> list[list[int]]:
     """Rows of groups, no row longer than the longest group: first fit, the longest first."""
-    limit, rows, room = max(sizes.values()), [], []
+    limit = max(sizes.values())
+    rows: list[list[int]] = []
+    room: list[int] = []
     for which in sorted(sizes, key=lambda w: (-sizes[w], w)):
         fits = next((r for r, left in enumerate(room) if left >= sizes[which]), None)
         if fits is None:
@@ -220,7 +222,8 @@ def log_probs(
         every = torch.log_softmax(head(hidden).float() / temperature, dim=-1)
         return every.gather(-1, tokens[:, None])[:, 0], -(every.exp() * every).sum(-1)
 
-    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    vocabulary: Any = head.weight
+    size = max(1, LOGITS_AT_ONCE // len(vocabulary))
     if len(tokens) <= size:
         return some(hidden, tokens)
     parts = [

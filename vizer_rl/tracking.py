@@ -125,7 +125,7 @@ class Recorder(TrainerCallback):
             file.write(json.dumps(row) + "\n")
         self.reward = logs.get("reward", self.reward)  # a step of a later epoch has no new one
         self.heldout = logs.get("heldout/score", self.heldout)
-        shown = {"reward": self.reward, "heldout": self.heldout}
+        shown: dict[str, Any] = {"reward": self.reward, "heldout": self.heldout}
         self.progress.update(self.task, completed=state.global_step, **shown)
         if not self.console.is_terminal and state.global_step % max(1, state.max_steps // 12) == 0:
             self.console.print(

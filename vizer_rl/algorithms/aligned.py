@@ -82,6 +82,7 @@ class Aligned(GRPO):
             return super()._compute_loss(model, inputs)
         with self.one_pass(model, inputs) as forward:
             loss = super()._compute_loss(model, inputs)
+        assert forward.hidden is not None  # asked for by one_pass
         aligned, numbers = self.alignment.loss(
             self.accelerator.unwrap_model(model),
             forward.hidden,

@@ -21,8 +21,9 @@ class ValueHead(nn.Sequential):
     """(B, T, D) hidden states to (B, T) float32 values; orthogonal init, values near 0 at first."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
-        for layer, gain in ((self[0], 2**0.5), (self[2], 0.01)):
+        first, last = nn.Linear(width, width), nn.Linear(width, 1)
+        super().__init__(first, nn.Tanh(), last)
+        for layer, gain in ((first, 2**0.5), (last, 0.01)):
             nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
 

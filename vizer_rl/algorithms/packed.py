@@ -36,6 +36,8 @@ VISION = (  # what TRL's forward takes of its training batch, for the families w
 class Packed(GRPOTrainer):
     """GRPOTrainer whose groups share one prompt; without `features` it computes as TRL does."""
 
+    _buffered_inputs: Any
+
     def compute_once(self, features: Features | None) -> None:
         """Keep the time of every phase and, given `features`, compute images and prompts once."""
         self.clock = Clock(self.note, _peak_flops(self.args))
@@ -140,9 +142,11 @@ class Packed(GRPOTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         if self.features is None or not self.model.training:
             return inputs
-        if self._buffered_inputs is not self._grouped:
-            self._buffered_inputs = self._grouped = whole_groups(self._buffered_inputs)
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+        buffered = self._buffered_inputs
+        if buffered is not self._grouped:
+            buffered = self._grouped = whole_groups(buffered)
+            self._buffered_inputs = buffered
+        return buffered[self._step % self.args.steps_per_generation]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         if self.features is None:
@@ -167,7 +171,8 @@ class Packed(GRPOTrainer):
 
     def _sample(self) -> list[list[int]]:
         """A caption for each row of the rollout."""
-        args, rollout = self.args, self.rollout
+        args, rollout, features = self.args, self.rollout, self.features
+        assert features is not None  # else TRL samples
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -182,7 +187,7 @@ class Packed(GRPOTrainer):
                 model,
                 rollout.prompts,
                 rollout.of.tolist(),
-                synced=self.features.sharded and self.accelerator.num_processes > 1,
+                synced=features.sharded and self.accelerator.num_processes > 1,
                 generation_config=self.generation_config,
             )
         every = args.steps_per_generation * self.num_iterations

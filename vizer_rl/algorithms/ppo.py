@@ -40,6 +40,7 @@ class PPO(Aligned):
     """GRPO's trainer with per-token advantages from a critic."""
 
     Config = PPOSettings
+    beta: float
 
     def __init__(
         self, model: Any, processor: Any, lora: Any, scoring: Any, args: Any, *a: Any, **k: Any
