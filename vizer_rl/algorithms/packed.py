@@ -37,6 +37,7 @@ class Packed(GRPOTrainer):
     """GRPOTrainer whose groups share one prompt; without `features` it computes as TRL does."""
 
     _buffered_inputs: Any
+    _grouped: Any
 
     def compute_once(self, features: Features | None) -> None:
         """Keep the time of every phase and, given `features`, compute images and prompts once."""
