@@ -73,8 +73,8 @@ def _rewards(given: dict[str, Any]) -> Iterator[Problem]:
     for name, parameters in given.items():
         title = rewards.title(name)
         if first.setdefault(title, name) != name:
-            other = first[title]
-            yield ("rewards", name), f"logged as {title!r}, as {other!r} is too: rename one"
+            told = f"its name in the log is {title!r}, which {first[title]!r} has too: rename one"
+            yield ("rewards", name), told
         if not isinstance(parameters, dict):
             continue
         try:
