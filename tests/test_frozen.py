@@ -229,3 +229,12 @@ def test_a_masked_view_hides_sixty_percent_always_the_same():
     assert set((spread > 1).ravel()) == {True, False}, "patches of 56 pixels, whole or hidden"
     assert all(s == 0 or s > 50 for s in spread.ravel())
     assert len(set(VIEWS["blank"](scene).getdata())) == 1
+
+
+def test_half_precision_weights_give_whole_log_probs(images):
+    run = load(REPO / "experiments/qwen2vl.yaml", ["profile=scenes", "policy.dtype=bfloat16"])
+    frozen = Frozen(*policy.load("qwen2vl", run.policy), "embedded")
+    whole = Frozen(*loaded("qwen2vl"), "embedded").log_probs(CAPTIONS, images)
+    for half, full in zip(frozen.log_probs(CAPTIONS, images), whole, strict=True):
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, full, atol=0.3, rtol=0.1)

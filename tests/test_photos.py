@@ -14,6 +14,7 @@ from vizer_rl.encoders import Encoders
 from vizer_rl.frozen import Frozen
 from vizer_rl.image_sets import Lazy
 from vizer_rl.scoring import Reward, Scoring
+from vizer_rl.views import masked
 
 from .conftest import FIXTURES
 from .test_full_profile import FOLDERS, PHOTOS, checkpoint
@@ -71,10 +72,38 @@ def score_all(scoring, bank, captions, family):
         print(f"{family:8s} {name:18s} {spent:8.1f} ms per caption")
 
 
-@pytest.mark.parametrize("family", sorted(FOLDERS))
-def test_every_reward_judges_photographs(family, tmp_path):
-    scoring, bank = prepared(family, tmp_path / "model", 4, tmp_path / "cache")
+@pytest.fixture(scope="module", params=sorted(FOLDERS))
+def small(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, *prepared(request.param, folder / "model", 4, folder / "cache")
+
+
+def test_every_reward_judges_photographs(small):
+    family, scoring, bank = small
     score_all(scoring, bank, CAPTIONS[:1] + CAPTIONS[2:], family)
+
+
+def test_yes_is_that_of_one_forward_pass_each(small):
+    """Questions of several lengths, about photographs of several shapes, two about the first."""
+    _, scoring, bank = small
+    frozen, rows = scoring.policy, (0, 1, 2, 3, 0)
+    questions = [f"Is there {what}?" for what in ("a cat", "an old red bicycle", "it", "a", "b")]
+    found = frozen.yes(questions, [bank.images[row] for row in rows], "masked")
+    tokenizer = frozen.processor.tokenizer
+    for question, row, told in zip(questions, rows, found.tolist(), strict=True):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        chat = frozen.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        shown = [[masked(bank.images[row])]]
+        inputs = frozen.processor(images=shown, text=[chat], return_tensors="pt")
+        with torch.no_grad():
+            p = frozen.model(**inputs).logits[0, -1].softmax(-1)
+        # both templates end with a line or a special token: no space before the answer
+        yes, no = (
+            p[tokenizer.convert_tokens_to_ids(w)].sum() for w in (["Yes", "yes"], ["No", "no"])
+        )
+        assert told == pytest.approx((yes / (yes + no)).item(), abs=1e-5)
 
 
 @pytest.mark.slow
