@@ -50,20 +50,18 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     made, (images, watched, heldout) = rewards_of(run), image_sets(run, console)
     mode = tracking.wandb_mode(run.tracking.wandb)
     args = training_arguments(run, mode, len(images.ids))
-    set_seed(run.seed)
-    frozen, scoring = ready(run, made)
+    parts = loaded(run, args, made, images)
+    frozen, scoring = parts.frozen, parts.scoring
     monitor = Monitor(
         watched.ids,
         Lazy(watched, watched.ids),
         run.data.prompt,
         args.max_completion_length,
-        scoring.encoders(run.scorer.heldout),
+        parts.heldout,
         frozen.processor,
         run.monitor.every,
         directory / "adapter",
     )
-    base = bank(run, frozen, scoring, images)
-    scoring.prepare(base)
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -75,7 +73,6 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
         if run.monitor.audit and not resume:
-            parts = audit.Parts(run, args, images, frozen, monitor.encoder, scoring, base)
             audit.look_ahead(parts, console)
     recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
@@ -112,16 +109,21 @@ def audit_run(run: Run) -> str:
     transformers_logging.disable_progress_bar()
     made, (images, _, _) = rewards_of(run), image_sets(run, console)
     args = training_arguments(run, "off", len(images.ids))
+    parts = loaded(run, args, made, images)
+    numbers = audit.audit(parts)
+    audit.show(console, numbers)
+    console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
+    return str(numbers["verdict"]["overall"])
+
+
+def loaded(run: Run, args: Any, made: list[Reward], images: ImageFolder) -> audit.Parts:
+    """Policy, scorers and rewards of a run, the rewards prepared on its images."""
     set_seed(run.seed)
     frozen, scoring = ready(run, made)
     heldout = scoring.encoders(run.scorer.heldout)
     base = bank(run, frozen, scoring, images)
     scoring.prepare(base)
-    parts = audit.Parts(run, args, images, frozen, heldout, scoring, base)
-    numbers = audit.audit(parts)
-    audit.show(console, numbers)
-    console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
-    return str(numbers["verdict"]["overall"])
+    return audit.Parts(run, args, images, frozen, heldout, scoring, base)
 
 
 def rewards_of(run: Run) -> list[Reward]:
