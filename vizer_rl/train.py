@@ -47,12 +47,9 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     made, (images, watched, heldout) = rewards_of(run), image_sets(run, console)
     mode = tracking.wandb_mode(run.tracking.wandb)
     args = training_arguments(run, mode, len(images.ids))
-    set_seed(run.seed)
-    frozen, scoring = ready(run, made)
-    seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
-    monitor = watch(run, watched, frozen, scoring, seen)
-    base = bank(run, frozen, seen, scoring, images)
-    scoring.prepare(base)
+    parts, seen = loaded(run, args, made, images, console)
+    frozen, scoring = parts.frozen, parts.scoring
+    monitor = watch(run, watched, parts, seen)
 
     first = args.process_index == 0  # of several devices: the one that writes
     if first:
@@ -64,7 +61,6 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
         if run.monitor.audit and not resume:
-            parts = audit.Parts(run, args, images, frozen, monitor.encoder, scoring, base)
             audit.look_ahead(parts, console)
     recorder = tracking.Recorder(directory, console)
     trainer = algorithms.find(run.algorithm)(
@@ -101,25 +97,28 @@ def audit_run(run: Run) -> str:
     console = Console() if Console().is_terminal else Console(width=100)
     made, (images, _, _) = rewards_of(run), image_sets(run, console)
     args = training_arguments(run, "off", len(images.ids))
-    set_seed(run.seed)
-    frozen, scoring = ready(run, made)
-    seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
-    heldout = scoring.encoders(run.scorer.heldout)
-    base = bank(run, frozen, seen, scoring, images)
-    scoring.prepare(base)
-    parts = audit.Parts(run, args, images, frozen, heldout, scoring, base)
+    parts, _ = loaded(run, args, made, images, console)
     numbers = audit.audit(parts)
     audit.show(console, numbers)
     console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
     return str(numbers["verdict"]["overall"])
 
 
+def loaded(
+    run: Run, args: Any, made: list[Reward], images: ImageFolder, console: Console
+) -> tuple[audit.Parts, features.Features | None]:
+    """Policy, scorers and rewards of a run, the rewards prepared on its images; image features."""
+    set_seed(run.seed)
+    frozen, scoring = ready(run, made)
+    seen = features.of_run(run, frozen.model, frozen.processor, args, console.print)
+    heldout = scoring.encoders(run.scorer.heldout)
+    base = bank(run, frozen, seen, scoring, images)
+    scoring.prepare(base)
+    return audit.Parts(run, args, images, frozen, heldout, scoring, base), seen
+
+
 def watch(
-    run: Run,
-    watched: ImageFolder,
-    frozen: Frozen,
-    scoring: Scoring,
-    seen: features.Features | None,
+    run: Run, watched: ImageFolder, parts: audit.Parts, seen: features.Features | None
 ) -> Monitor:
     """The look at the held-out scorer while training runs."""
     return Monitor(
@@ -127,8 +126,8 @@ def watch(
         Lazy(watched, watched.ids),
         run.data.prompt,
         int(run.train["max_completion_length"]),
-        scoring.encoders(run.scorer.heldout),
-        frozen.processor,
+        parts.heldout,
+        parts.frozen.processor,
         run.monitor.every,
         run.directory / "adapter",
         seen,
