@@ -167,7 +167,7 @@ def _pairs(
             continue
         ids, pictures = list(some), list(some.values())
         asked = (model, processor, pictures, run.data.prompt)
-        told = {"max_new_tokens": length, "features": seen}
+        told: dict[str, Any] = {"max_new_tokens": length, "features": seen}
         with model.disable_adapter():
             base = [c.text for c in policy.caption(*asked, **told)]
         trained = [c.text for c in policy.caption(*asked, **told)]
