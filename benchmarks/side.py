@@ -132,7 +132,7 @@ class Side:
 
     def gradient(self, captions: list[list[int]] | None = None) -> tuple[list[list[int]], Any]:
         """Captions of a rollout (given, or sampled now) and the gradient they give."""
-        trainer, kept = self.trainer, []
+        trainer, kept = self.trainer, list[list[int]]()
         sampled = trainer._generate_single_turn
 
         def turn(*args: Any) -> tuple[Any, None]:

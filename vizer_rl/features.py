@@ -99,23 +99,22 @@ class Features:
         """Prompts with features on the model's device; `known`: what a worker has read of them."""
         settings, frozen = self._settings(), self.frozen
         keys = [self._key(settings, i, t) for i, t in zip(images, texts, strict=True)]
-        found = {key: self._recall(key, frozen) for key in keys}
+        found = {key: entry for key in keys if (entry := self._recall(key, frozen)) is not None}
         self._asked += len(keys)
-        self._found += sum(found[key] is not None for key in keys)
-        missing = {key: n for n, key in reversed(list(enumerate(keys))) if found[key] is None}
+        self._found += sum(key in found for key in keys)
+        missing = {key: n for n, key in reversed(list(enumerate(keys))) if key not in found}
         if missing:
             at = list(missing.values())
-            made = [known[n] if known else None for n in at]
-            if any(one is None for one in made):
-                made = [*read(self.processor, [images[n] for n in at], [texts[n] for n in at])]
-            looked = self._look([one for one in made if one is not None], frozen)
-            for key, entry in zip(missing, looked, strict=True):
+            made = [one for n in at if known and (one := known[n]) is not None]
+            if len(made) < len(at):
+                made = read(self.processor, [images[n] for n in at], [texts[n] for n in at])
+            for key, entry in zip(missing, self._look(made, frozen), strict=True):
                 found[key] = entry
                 self._keep(key, entry)
                 if self.folder is not None and frozen:
                     self._write(self.folder, key, entry)
         device = self._base.device
-        return [_prompt(one, device) for key in keys if (one := found[key]) is not None]
+        return [_prompt(found[key], device) for key in keys]
 
     def hit_rate(self) -> float:
         """Share of prompts that needed no look at the image since this was last asked."""

@@ -125,9 +125,8 @@ def layout(
 
 def _fill(sizes: dict[int, int]) -> list[list[int]]:
     """Rows of groups, no row longer than the longest group: first fit, the longest first."""
-    limit = max(sizes.values())
+    limit, room = max(sizes.values()), list[int]()  # room: what is left of each row
     rows: list[list[int]] = []
-    room: list[int] = []
     for which in sorted(sizes, key=lambda w: (-sizes[w], w)):
         fits = next((r for r, left in enumerate(room) if left >= sizes[which]), None)
         if fits is None:
@@ -210,7 +209,7 @@ def add_caption_head(model: Any, temperature: float) -> None:
 
 
 def log_probs(
-    hidden: Tensor, head: nn.Module, tokens: Tensor, temperature: float
+    hidden: Tensor, head: nn.Linear, tokens: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """(M,) log p(tokens) and (M,) entropies of softmax(head(hidden) / temperature), float32.
 
@@ -222,8 +221,7 @@ def log_probs(
         every = torch.log_softmax(head(hidden).float() / temperature, dim=-1)
         return every.gather(-1, tokens[:, None])[:, 0], -(every.exp() * every).sum(-1)
 
-    vocabulary: Any = head.weight
-    size = max(1, LOGITS_AT_ONCE // len(vocabulary))
+    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     if len(tokens) <= size:
         return some(hidden, tokens)
     parts = [

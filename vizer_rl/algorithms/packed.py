@@ -36,14 +36,12 @@ VISION = (  # what TRL's forward takes of its training batch, for the families w
 class Packed(GRPOTrainer):
     """GRPOTrainer whose groups share one prompt; without `features` it computes as TRL does."""
 
-    _buffered_inputs: Any
-    _grouped: Any
-
     def compute_once(self, features: Features | None) -> None:
         """Keep the time of every phase and, given `features`, compute images and prompts once."""
         self.clock = Clock(self.note, _peak_flops(self.args))
         self.add_callback(self.clock)
-        self.features, self.rollout, self._grouped = features, Rollout([]), None
+        self.features, self.rollout = features, Rollout([])
+        self._grouped: Any = None
         if features is None:
             return
         args, processor = self.args, self.processing_class
@@ -52,10 +50,15 @@ class Packed(GRPOTrainer):
             self.data_collator = self.reader
         if isinstance(self.model, PeftModel):
             quick_off(self.model)
-        features.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        features.sharded = self.sharded
         for model in (self.model, self.ref_model):
             if model is not None:
                 add_caption_head(inner(model), self.temperature)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights may be spread over devices."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def note(self, name: str, value: float) -> None:
         """Add a number to the step that is being logged."""
@@ -143,10 +146,9 @@ class Packed(GRPOTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         if self.features is None or not self.model.training:
             return inputs
-        buffered = self._buffered_inputs
+        buffered: Any = self._buffered_inputs  # type: ignore[has-type]
         if buffered is not self._grouped:
-            buffered = self._grouped = whole_groups(buffered)
-            self._buffered_inputs = buffered
+            self._buffered_inputs = self._grouped = buffered = whole_groups(buffered)
         return buffered[self._step % self.args.steps_per_generation]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
@@ -172,8 +174,7 @@ class Packed(GRPOTrainer):
 
     def _sample(self) -> list[list[int]]:
         """A caption for each row of the rollout."""
-        args, rollout, features = self.args, self.rollout, self.features
-        assert features is not None  # else TRL samples
+        args, rollout = self.args, self.rollout
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -188,7 +189,7 @@ class Packed(GRPOTrainer):
                 model,
                 rollout.prompts,
                 rollout.of.tolist(),
-                synced=features.sharded and self.accelerator.num_processes > 1,
+                synced=self.sharded and self.accelerator.num_processes > 1,
                 generation_config=self.generation_config,
             )
         every = args.steps_per_generation * self.num_iterations
