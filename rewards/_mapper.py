@@ -95,3 +95,23 @@ def kept(path: str | Path, device: torch.device) -> tuple[Mapper, dict[str, Any]
     mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
     mapper.load_state_dict(state)
     return mapper.to(device), known
+
+
+def taken_up(file: str, features: torch.Tensor) -> tuple[Mapper, str, float]:
+    """A mapper that a run kept, how it reads captions, and its matching accuracy.
+
+    features (1, V): the policy's, which it must fit. Raises ValueError in one sentence.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"mapper {file} does not exist")
+    mapper, known = kept(path, features.device)
+    how = [known[key] for key in ("reading", "pooling", "target") if key in known]
+    if how not in (["text"], ["image"], ["loose", "mean", "tower"]):
+        raise ValueError(
+            f"mapper {file} was made with {', '.join(how)}: the reward reads loose, mean, tower"
+        )
+    if mapper.mean.shape != features.shape[1:]:
+        raise ValueError(f"mapper {file} was made for another model")
+    reading = "text" if how == ["text"] else "image"
+    return mapper.requires_grad_(False), reading, float(known["matching"])

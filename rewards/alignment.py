@@ -19,7 +19,7 @@ import torch
 
 from rewards import Bank, CaptionBatch, Scores, win_rate
 
-from ._mapper import Mapper, kept
+from ._mapper import Mapper, taken_up
 
 RATE = 0.75
 COLLAPSED = 0.05  # variance of mapped directions, as a share of the targets': below, it is noise
@@ -45,8 +45,7 @@ class Alignment:
         """`reading`: whether the caption's states have seen the image; `mapper`: the file of one
         that a run kept (runs/NAME/mapper.pt or rewards/alignment.pt), read as it was made; `width`,
         `steps`, `learning_rate`: of a new one; `step`: differences below are noise."""
-        self.reading, self.width, self.steps = reading, width, steps
-        self.file = mapper
+        self.reading, self.file, self.width, self.steps = reading, mapper, width, steps
         self.learning_rate, self.step = learning_rate, step
         self.mapper: Mapper | None = None
         self.matching, self._variance = 0.0, list[float]()
@@ -60,7 +59,8 @@ class Alignment:
         """Train the mapper on the base policy's own captions, or read it from the cache."""
         sample, policy = bank.sample, bank.sample.policy
         if self.file is not None:
-            self._take_up(self.file, policy.image_features(sample.image_ids[:1], sample.images))
+            features = policy.image_features(sample.image_ids[:1], sample.images)
+            self.mapper, self.reading, self.matching = taken_up(self.file, features)
             return
         features = policy.image_features(sample.image_ids, sample.images)
         states = self._states(sample)
@@ -87,22 +87,6 @@ class Alignment:
         self.mapper = mapper.requires_grad_(False)
         if not path.exists():
             self.save(path.parent, path.name)
-
-    def _take_up(self, file: str, features: torch.Tensor) -> None:
-        """Use a mapper that a run kept; `features` (1, V) are the policy's, which it must fit."""
-        if not Path(file).expanduser().is_file():
-            raise ValueError(f"mapper {file} does not exist")
-        self.mapper, known = kept(Path(file).expanduser(), features.device)
-        how = [known[key] for key in ("reading", "pooling", "target") if key in known]
-        if how not in (["text"], ["image"], ["loose", "mean", "tower"]):
-            raise ValueError(
-                f"mapper {file} was made with {', '.join(how)}: the reward reads loose, mean, tower"
-            )
-        if self.mapper.mean.shape != features.shape[1:]:
-            raise ValueError(f"mapper {file} was made for another model")
-        self.reading = "text" if how == ["text"] else "image"
-        self.matching = known["matching"]
-        self.mapper.requires_grad_(False)
 
     def save(self, folder: Path, name: str = "alignment.pt") -> None:
         """Write the mapper, its held-out matching accuracy and how it reads."""

@@ -4,9 +4,8 @@ The share of the caption's content words (each counted once, plurals as singular
 `least` of `samples` captions have, which the policy before training sampled on views of the image:
 cropped to 80-100 % of each side and a little darker or brighter. Every second view is also
 mirrored, but not for a caption that says left or right: that is held against views as they are.
-Self-consistency (MM-UPT's vote, arXiv 2505.22453) against a frozen and stored sample: training
-cannot move what it is judged by. It knows no more than the base says now and then: on a base that
-talks like alt text it rewards alt text, and saying less always pays. A small weight, if any.
+MM-UPT's vote (arXiv 2505.22453) against a frozen, stored sample, which training cannot move. On a
+base that talks like alt text it rewards alt text, and saying less pays: a small weight, if any.
 Cost: 1.5 × `samples` captions of the base per training image, once, kept in the cache folder (for
 images beyond the bank when they first come); nothing after that.
 """
@@ -23,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
-from rewards import Bank, CaptionBatch, FrozenPolicy, Parts, Scores, content_words, win_rate
+from rewards import Bank, CaptionBatch, FrozenPolicy, Parts, Scores, win_rate
 
 from ._images import pixels_key, view
-from ._text import lemma
+from ._text import lemmas
 
 RATE = 0.85
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
@@ -43,8 +42,9 @@ class SampleSupport:
     def __init__(self, *, samples: int = 8, least: int = 2) -> None:
         """`samples`: captions that a word is looked up in; `least`: how many must have it."""
         if samples < 2 or not 1 <= least <= samples:
-            allowed = "samples >= 2 and 1 <= least <= samples"
-            raise ValueError(f"sample_support: need {allowed}, not {samples} and {least}")
+            raise ValueError(
+                f"sample_support: need 2 <= samples, 1 <= least <= samples, not {samples}, {least}"
+            )
         self.samples, self.least = samples, least
         self.said: dict[str, list[str]] = {}  # by image: `samples` plain, then the mirrored ones
         self.names: dict[str, str] = {}  # image id -> its pixels' key
@@ -70,10 +70,11 @@ class SampleSupport:
             if len(new) == TOGETHER:
                 self._sample(policy, new)
                 new = {}
-        if new:
-            self._sample(policy, new)
+        self._sample(policy, new)
 
     def _sample(self, policy: FrozenPolicy, new: dict[str, Image]) -> None:
+        if not new:
+            return
         assert self.path is not None
         views = [seen for key, image in new.items() for seen in self.views(image, key)]
         said = [captions[0] for captions in policy.sample(views, 1, SEED)]
@@ -104,18 +105,13 @@ class SampleSupport:
         self.learn(batch.policy, ((name, batch.images[row]) for name, row in rows.items()))
         told: Parts = []
         for name, caption in zip(batch.image_ids, batch.captions, strict=True):
-            others = [words(other) for other in self.support(name, caption)]
-            found = {w: sum(w in other for other in others) for w in words(caption)}
+            others = [lemmas(other) for other in self.support(name, caption)]
+            found = {w: sum(w in other for other in others) for w in lemmas(caption)}
             told.append([(w, float(times >= self.least)) for w, times in found.items()])
         return told
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         return [sum(v for _, v in told) / max(1, len(told)) for told in self.parts(batch)]
-
-
-def words(caption: str) -> dict[str, None]:
-    """The content words of a caption, each once, in order, in the singular."""
-    return dict.fromkeys(map(lemma, content_words(caption)))
 
 
 def check(reward: SampleSupport, right: CaptionBatch, wrong: CaptionBatch) -> float:

@@ -18,7 +18,7 @@ from vizer_rl.metrics import scene_facts
 from vizer_rl.metrics.before_after import Pair, summary
 from vizer_rl.metrics.bootstrap import estimates
 from vizer_rl.scenes import draw
-from vizer_rl.settings import Policy, Scorer
+from vizer_rl.settings import Engine, Policy, Scorer
 
 FACTS = ["fact_f1", "fact_precision", "fact_recall", "hallucination_rate"]
 ALWAYS = ["mean_length", "heldout_score"]
@@ -121,7 +121,8 @@ def run(tmp_path, monkeypatch):
     known = json.loads(truth.read_text())
     says = {evaluate.ImageFolder("", images, [], {}).load(i).tobytes(): known[i] for i in ids[1:]}
 
-    def say(model, processor, pictures, prompt, *, max_new_tokens):
+    def say(model, processor, pictures, prompt, *, max_new_tokens, features):
+        assert features is None
         assert (processor, prompt, max_new_tokens) == ("processor", "Describe the image.", 24)
         adapted = bool(model(torch.ones(1, 2)).any())
         pixels = [picture.tobytes() for picture in pictures]
@@ -143,6 +144,7 @@ def run(tmp_path, monkeypatch):
         scorer=Scorer(train="embedded:a", heldout="embedded:b"),
         rewards={},
         train={"max_completion_length": 24},
+        engine=Engine(shared_prefix="off"),
     )
     (directory / "config.yaml").write_text(settings.to_yaml())
     held_out(directory, images, ids, truth)

@@ -48,8 +48,9 @@ def prepared(family, folder, count, cache, *, real_width=False, splits=False):
     scoring = Scoring([], encoders, frozen, policy.eos_ids(model, processor), 4, frozen.prompt)
     photos = ImageFolder.index(PHOTOS, count)
     images = Lazy(photos, photos.ids)
-    said = [captions[0] for captions in frozen.sample(images, 1, seed=0)]
-    sample = scoring.batch(photos.ids, images, said, [[0]] * len(said))
+    said = [c for captions in frozen.sample(images, 4, seed=0) for c in captions]
+    each = [name for name in photos.ids for _ in range(4)]
+    sample = scoring.batch(each, Lazy(photos, each), said, [[0]] * len(said))
     return scoring, Bank(photos.ids, images, sample, cache)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rewards import Bank, CaptionBatch, load_module, make, win_rate
-from rewards.visual_dependence import content_tokens
+from rewards._text import content_tokens
 from vizer_rl.scenes import draw
 
 

@@ -103,11 +103,13 @@ def trainer(family, mixed, how, checkpointing, folder, packed):
             peft_config=lora,
         )
         made._generate_single_turn = lambda *_: (completions(eos[0]), None)
-    if how != "lora":  # away from the reference, both in the same way
-        torch.manual_seed(6)
-        with torch.no_grad():
-            for p in made.model.parameters():
-                p.add_(0.02 * torch.randn_like(p) if p.requires_grad else 0)
+    torch.manual_seed(6)  # a little away from the reference, both in the same way: far from it
+    with torch.no_grad():  # the KL estimate is e to the 20, and rounding is all there is
+        for p in made.model.parameters():
+            if p.requires_grad and how == "lora":
+                p.mul_(0.3)
+            elif p.requires_grad:
+                p.add_(0.004 * torch.randn_like(p))
     made.model.train()
     made.current_gradient_accumulation_steps = 1
     return made, rows
@@ -142,7 +144,7 @@ def test_loss_and_gradients_are_stock_trls(family, mixed, how, checkpointing, tm
     for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"):
         assert torch.equal(a[name], b[name]), name
     assert torch.allclose(a["ref_per_token_logps"], b["ref_per_token_logps"], atol=1e-5, rtol=2e-6)
-    assert ours._metrics["train"]["kl"][0] > 1e-3, "policy and reference are the same"
+    assert 1e-3 < ours._metrics["train"]["kl"][0] < 20, "policy and reference: alike, or strangers"
     assert abs(loss_a - loss_b) <= 1e-5 * abs(loss_b)
     assert grads_a.keys() == grads_b.keys()
     largest = max(float(grad.norm()) for grad in grads_b.values() if grad is not None)

@@ -66,8 +66,8 @@ def test_one_row_per_step_under_the_names_others_read(tmp_path):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     recorder = tracking.Recorder(tmp_path, console)
     recorder.on_train_begin(None, SimpleNamespace(global_step=0, max_steps=3), None)
-    step(recorder, 1, reward=0.25, **{"reward/length": -0.5, "heldout/score": 0.125})
-    step(recorder, 2, reward=0.5, **{"reward/length": -0.25})
+    step(recorder, 1, reward=0.25, loss=0.1, **{"reward/length": -0.5, "heldout/score": 0.125})
+    step(recorder, 2, reward=0.5, loss=0.1, **{"reward/length": -0.25})
     step(recorder, 3, train_loss=0.0)  # the summary at the end is no step
     recorder.on_train_end(None, None, None)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -220,11 +220,12 @@ def of_run(
     run: Any, model: Any, processor: Any, args: Any = None, say: Callable[[str], Any] = str
 ) -> Features | None:
     """What lets a group share its prompt; None, and `say` is told why, where it cannot."""
+    if run.engine.shared_prefix == "off":
+        say("one row per caption, as TRL does it: engine.shared_prefix is off")
+        return None
     entry, attention = FAMILIES[run.family], model.config.get_text_config()._attn_implementation
     why_not = ""
-    if run.engine.shared_prefix == "off":
-        why_not = "engine.shared_prefix is off"
-    elif not entry.packs:
+    if not entry.packs:
         why_not = f"family {run.family} is not covered by the shared prefix"
     elif attention != "sdpa":
         why_not = f"policy.attn_implementation {attention} takes no mask of branches; sdpa does"
