@@ -43,7 +43,8 @@ class SampleSupport:
         """`samples`: captions that a word is looked up in; `least`: how many must have it."""
         if samples < 2 or not 1 <= least <= samples:
             raise ValueError(
-                f"sample_support: need 2 <= samples, 1 <= least <= samples, not {samples}, {least}"
+                "sample_support: need samples >= 2 and 1 <= least <= samples, "
+                f"not {samples} and {least}"
             )
         self.samples, self.least = samples, least
         self.said: dict[str, list[str]] = {}  # by image: `samples` plain, then the mirrored ones

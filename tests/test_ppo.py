@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from torch import tensor
 
-from vizer_rl import data, image_sets, policy
+from vizer_rl import data, features, image_sets, policy
 from vizer_rl.algorithms import advantages as adv
 from vizer_rl.algorithms import find
 from vizer_rl.algorithms.grpo import arguments
@@ -24,8 +24,11 @@ def pay(batch):
     return [PAYS.get((caption.split() or [""])[0], 0.5) for caption in batch.captions]
 
 
-def trainer(name, folder, images=40, family="smolvlm", **settings):
-    """The trainer of an algorithm with the reward `pay`, before its first step."""
+def trainer(name, folder, images=40, family="smolvlm", packed=False, **settings):
+    """The trainer of an algorithm with the reward `pay`, before its first step.
+
+    packed: with every prompt computed once, as runs do it; else as TRL does.
+    """
     algorithm = find(name)
     run = load(REPO / "experiments" / f"{family}.yaml", [*TINY, "train.beta=0"])
     told = {**run.train, "log_completions": False, **settings}
@@ -39,7 +42,8 @@ def trainer(name, folder, images=40, family="smolvlm", **settings):
     folder = data.ImageFolder.index(image_sets.SCENES / "train" / "images", images)
     rows = data.rows(folder, policy.messages(run.data.prompt))
     lora = LoraConfig(r=8, target_modules=FAMILIES[family].lora, task_type="CAUSAL_LM")
-    made = algorithm(model, processor, lora, scoring, args, rows, [])
+    seen = features.of_run(run, model, processor, args) if packed else None
+    made = algorithm(model, processor, lora, scoring, args, rows, [], seen)
     made.current_gradient_accumulation_steps = 1
     made.model.train()
     return made
@@ -151,7 +155,9 @@ def test_ppo_finds_the_best_caption_and_its_critic_explains_the_returns(tmp_path
     made = trainer(
         "ppo",
         tmp_path,
-        max_steps=30,
+        packed=True,
+        max_steps=40,
+        per_device_train_batch_size=32,
         learning_rate=2e-3,
         value_learning_rate=5e-3,
         lr_scheduler_type="constant",

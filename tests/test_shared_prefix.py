@@ -144,7 +144,7 @@ def test_loss_and_gradients_are_stock_trls(family, mixed, how, checkpointing, tm
     for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"):
         assert torch.equal(a[name], b[name]), name
     assert torch.allclose(a["ref_per_token_logps"], b["ref_per_token_logps"], atol=1e-5, rtol=2e-6)
-    assert 1e-3 < ours._metrics["train"]["kl"][0] < 20, "policy and reference: alike, or strangers"
+    assert 1e-3 < ours._metrics["train"]["kl"][0] < 50, "policy and reference: alike, or strangers"
     assert abs(loss_a - loss_b) <= 1e-5 * abs(loss_b)
     assert grads_a.keys() == grads_b.keys()
     largest = max(float(grad.norm()) for grad in grads_b.values() if grad is not None)
