@@ -3,21 +3,26 @@
 A 2-layer MLP h (width 256) maps the frozen policy's caption states to the output of its own vision
 tower; the reward is the cosine of h(states) with the image's features. h is trained before RL on
 captions that the policy itself sampled (ViZer_G, arXiv 2510.12931: no label), loss 1 - cos.
-Two choices of ours: the caption is read without the image, so that only its words can raise the
-score, and features are centred on the bank's mean, so that h cannot collapse to that mean.
-Policy and mapper are frozen. Cost: one text-only forward pass of the policy per caption.
+The paper can be read in two ways: `text`, the caption is read without the image, so that only its
+words can raise the score (the default), and `image`, after image and prompt. Policy and mapper are
+frozen; a mapper that gives all images one direction is refused.
+Cost: one pass of the frozen policy per caption, text-only or with the image as `reading` says.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import nn
 
 from rewards import Bank, CaptionBatch, Scores, win_rate
 
+from ._mapper import Mapper
+
 RATE = 0.75
+COLLAPSED = 0.05  # variance of mapped directions, as a share of the targets': below, it is noise
 
 
 class Alignment:
@@ -25,62 +30,84 @@ class Alignment:
 
     range = (-1.0, 1.0)
     floor = -1.0
+    reads = ("image", "text", "policy")
 
     def __init__(
-        self, *, width: int = 256, steps: int = 400, learning_rate: float = 2e-3, step: float = 0.01
+        self,
+        *,
+        reading: Literal["text", "image"] = "text",
+        width: int = 256,
+        steps: int = 400,
+        learning_rate: float = 2e-3,
+        step: float = 0.01,
     ) -> None:
-        """`width`, `steps`, `learning_rate`: of the mapper; `step`: differences below are noise."""
-        self.width, self.steps, self.learning_rate, self.step = width, steps, learning_rate, step
-        self.mapper: nn.Module | None = None
-        self.mean = torch.empty(0)
+        """`reading`: whether the caption's states have seen the image; `width`, `steps`,
+        `learning_rate`: of the mapper; `step`: differences below are noise."""
+        self.reading, self.width, self.steps = reading, width, steps
+        self.learning_rate, self.step = learning_rate, step
+        self.mapper: Mapper | None = None
+        self.matching, self._variance = 0.0, list[float]()
+
+    def _states(self, batch: CaptionBatch) -> torch.Tensor:
+        if self.reading == "text":
+            return batch.policy.caption_states(batch.captions)
+        return batch.policy.caption_states(batch.captions, batch.images)
 
     def prepare(self, bank: Bank) -> None:
         """Train the mapper on the base policy's own captions, or read it from the cache."""
         sample, policy = bank.sample, bank.sample.policy
         features = policy.image_features(sample.image_ids, sample.images)
-        states = policy.caption_states(sample.captions)
-        self.mean = features.mean(0)
-        told = f"{policy.key}{self.width}{self.steps}{self.learning_rate}{sample.image_ids}"
-        told += "\n".join(sample.captions)
-        path = bank.cache / f"alignment-{blake2b(told.encode(), digest_size=8).hexdigest()}.pt"
+        states = self._states(sample)
+        told = [policy.key, self.reading, self.width, self.steps, self.learning_rate]
+        told += [sample.prompt, *sample.image_ids, *sample.captions]
+        name = blake2b("\n".join(map(str, told)).encode(), digest_size=8).hexdigest()
+        path = bank.cache / f"alignment-{name}.pt"
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.mapper = nn.Sequential(
-                nn.Linear(states.shape[1], self.width),
-                nn.GELU(),
-                nn.Linear(self.width, features.shape[1]),
-            ).to(states.device)
+            mapper = Mapper(states.shape[1], features.shape[1], self.width).to(states.device)
         if path.exists():
-            self.mapper.load_state_dict(torch.load(path, weights_only=True))
+            known = torch.load(path, weights_only=True, map_location=states.device)
+            mapper.load_state_dict(known["mapper"])
+            self.matching = known["matching"]
         else:
-            self.fit(states, features)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(self.mapper.state_dict(), path)
-        self.mapper.requires_grad_(False)
+            self.matching = mapper.fit(states, features, self.steps, self.learning_rate)
+        variance = mapper.variance(states, features)
+        if variance < COLLAPSED:
+            raise ValueError(
+                f"the mapper has collapsed: the directions it gives to {len(states)} images have "
+                f"{variance:.3f} of the variance of the images' own (at least {COLLAPSED} is "
+                "needed); give it more steps, or leave this reward out"
+            )
+        self.mapper = mapper.requires_grad_(False)
+        if not path.exists():
+            self.save(path.parent, path.name)
 
-    def fit(self, states: torch.Tensor, features: torch.Tensor) -> None:
-        """Minimise 1 - cos over pairs of caption states (N, D) and image features (N, V)."""
+    def save(self, folder: Path, name: str = "alignment.pt") -> None:
+        """Write the mapper, its held-out matching accuracy and how it reads."""
         assert self.mapper is not None
-        states, features = states.clone(), features.clone()  # made in inference mode
-        optimizer = torch.optim.AdamW(
-            self.mapper.parameters(), lr=self.learning_rate, weight_decay=0.01
-        )
-        for _ in range(self.steps):
-            loss = 1 - self.cosine(states, features).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    def cosine(self, states: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        assert self.mapper is not None
-        return torch.cosine_similarity(self.mapper(states), features - self.mean, dim=-1)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"matching": self.matching, "reading": self.reading, "width": self.width}
+        torch.save({"mapper": self.mapper.state_dict(), **about}, folder / name)
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         if self.mapper is None:
             raise RuntimeError("alignment was not prepared: its mapper needs the base's captions")
         features = batch.policy.image_features(batch.image_ids, batch.images)
-        score = self.cosine(batch.policy.caption_states(batch.captions), features)
+        states = self._states(batch)
+        first = [batch.image_ids.index(i) for i in dict.fromkeys(batch.image_ids)]
+        if len(first) > 1:
+            self._variance.append(self.mapper.variance(states[first], features[first]))
+        score = self.mapper.cosine(states, features)
         return ((score / self.step).round() * self.step).tolist()
+
+    def notes(self) -> dict[str, float]:
+        """`matching`: held-out accuracy of the mapper (.5 is chance); `variance`: of the mapped
+        directions over the images of a batch, as a share of the targets'; 0 is a collapse."""
+        told = {"matching": self.matching}
+        if self._variance:
+            told["variance"] = sum(self._variance) / len(self._variance)
+        self._variance.clear()
+        return told
 
 
 def check(reward: Alignment, right: CaptionBatch, wrong: CaptionBatch) -> float:

@@ -1,12 +1,16 @@
 """Cosine between image and caption under a frozen CLIP (CLIPScore without its rescaling).
 
-Hessel et al. 2021, arXiv 2104.08718. Cost: one text encoding per caption; images once per run.
+Hessel et al. 2021, arXiv 2104.08718. A caption past the encoder's context is scored sentence by
+sentence, for what lies beyond is a free zone for inventions; the log tells how many captions had a
+sentence that was cut even so. Cost: one text encoding per caption or sentence, images once per run.
 Alone it is hacked by repetition and noun stuffing: keep it beside self_retrieval and the guards.
 """
 
 from __future__ import annotations
 
-from rewards import CaptionBatch, Scores, win_rate
+from rewards import CaptionBatch, Parts, Scores, win_rate
+
+from ._chunks import Chunked
 
 RATE = 0.95
 
@@ -16,17 +20,37 @@ class ClipSimilarity:
 
     range = (-1.0, 1.0)
     floor = 0.0
+    reads = ("image", "text")
 
     def __init__(self, *, encoder: str | None = None, step: float = 0.005) -> None:
         """`encoder`: another one than the run's scorer; `step`: differences below are noise."""
         self.encoder = encoder
         self.step = step
+        self._cut = self._seen = 0
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         clip = batch.encoders(self.encoder)
         images = clip.image_features(batch.image_ids, batch.images)
-        cosine = (images * clip.text_features(batch.captions)).sum(-1)
+        captions = Chunked(clip, batch.captions)
+        self._cut, self._seen = self._cut + captions.cut, self._seen + len(batch.captions)
+        cosine = (images * captions.vectors).sum(-1)
         return ((cosine / self.step).round() * self.step).tolist()
+
+    def parts(self, batch: CaptionBatch) -> Parts:
+        """Each caption's sentences, or the caption where it fits, with their cosines."""
+        clip = batch.encoders(self.encoder)
+        images = clip.image_features(batch.image_ids, batch.images)
+        captions = Chunked(clip, batch.captions)
+        return [
+            list(zip(texts, (captions.of(texts) @ image).tolist(), strict=True))
+            for texts, image in zip(captions.parts, images, strict=True)
+        ]
+
+    def notes(self) -> dict[str, float]:
+        """`cut`: share of the captions since last asked of which the encoder did not see all."""
+        share = self._cut / max(1, self._seen)
+        self._cut = self._seen = 0
+        return {"cut": share}
 
 
 def check(reward: ClipSimilarity, right: CaptionBatch, wrong: CaptionBatch) -> float:

@@ -12,6 +12,8 @@ class Length:
 
     range = (-1.0, 0.0)
     floor = -1.0
+    reads = ("text",)
+    content = False
 
     def __init__(self, *, shortest: int = 3, longest: int = 40) -> None:
         """`shortest`, `longest`: words, both still inside the band."""

@@ -14,6 +14,7 @@ class Random:
 
     range = (0.0, 1.0)
     floor = 0.0
+    reads = ("image", "text")
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         return [

@@ -17,6 +17,8 @@ class Repetition:
 
     range = (-1.0, 0.0)
     floor = -1.0
+    reads = ("text",)
+    content = False
 
     def __init__(self, *, n: int = 3) -> None:
         """`n`: length in words of the phrases that count as repeated."""

@@ -2,18 +2,25 @@
 
     R = log softmax_j( s cos(caption, image_j) ) at the right image, floored
 
-over the right image, its `hard` nearest neighbours in a frozen bank of the training images and
-`random` others. The scale s is calibrated before training so that the frozen policy's captions
-find their image with mean probability `base_probability`; near-duplicates of the image are no
-negatives. Dessì et al. 2023 (DiscriTune, arXiv 2304.01662) with a bank, calibration and floor.
-Cost: one text encoding per caption and a matrix product. Hack: rare details; keep a guard.
+over the right image, its `hard` nearest neighbours in a frozen bank of the training images (other
+than the scorer's own blind spots where another encoder picks them) and `random` others, without
+near-duplicates. The scale s is calibrated so that the frozen policy's captions find their image
+with mean probability `base_probability`, or come as near to it as they can: the log has it.
+DiscriTune (Dessì et al. 2023, arXiv 2304.01662) with a bank, calibration and floor.
+Cost: one text encoding per caption or sentence, a product with the bank. Hack: rare details.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from rewards import Bank, CaptionBatch, Scores, win_rate
+import torch
+from PIL.Image import Image
+from torch.nn.functional import normalize
+
+from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
+
+from ._chunks import Chunked
 
 RATE = 0.95
 
@@ -21,10 +28,13 @@ RATE = 0.95
 class SelfRetrieval:
     """Log-probability of the right image among hard and random negatives, given the caption."""
 
+    reads = ("image", "text")
+
     def __init__(
         self,
         *,
         encoder: str | None = None,
+        neighbours: str | None = None,
         hard: int = 32,
         random: int = 32,
         near_duplicate: float = 0.95,
@@ -32,57 +42,78 @@ class SelfRetrieval:
         floor: float = -6.0,
         step: float = 0.05,
     ) -> None:
-        """`hard`, `random`: negatives per image; `near_duplicate`: image cosine above which a
-        neighbour counts as the same picture; `floor`: nats; `step`: differences below are noise."""
-        self.encoder, self.hard, self.random = encoder, hard, random
-        self.near_duplicate, self.base_probability = near_duplicate, base_probability
-        self.floor, self.step = floor, step
+        """`encoder`: another one than the run's scorer; `neighbours`: what picks the hard
+        negatives, an encoder or "policy" for its vision tower; `hard`, `random`: negatives per
+        image; `near_duplicate`: image cosine above which it is the same picture;
+        `base_probability`: what the base is calibrated to; `floor`: nats; `step`: noise below."""
+        self.encoder, self.neighbours = encoder, neighbours
+        self.hard, self.random, self.near_duplicate = hard, random, near_duplicate
+        self.base_probability, self.floor, self.step = base_probability, floor, step
         self.range = (floor, 0.0)
-        self.scale = 0.0
-        self.bank = torch.empty(0)
+        self.scale = self.base = 0.0
 
     def prepare(self, bank: Bank) -> None:
-        """Encode the bank and choose the scale by bisection on the base policy's captions."""
+        """Encode the bank, choose the scale; ValueError where the bank is too small."""
         if len(bank.image_ids) <= self.hard + self.random:
             raise ValueError(
                 f"self_retrieval wants {self.hard} hard and {self.random} random negatives but "
                 f"there are only {len(bank.image_ids)} training images: lower hard and random"
             )
-        self.bank = bank.sample.encoders(self.encoder).image_features(bank.image_ids, bank.images)
-        generator = torch.Generator().manual_seed(0)
-        chosen = torch.randperm(len(self.bank), generator=generator)[: self.random]
-        self.others = self.bank[chosen.to(self.bank.device)]
-        right, wrong = self._cosines(bank.sample)
-        low, high = 0.1, 500.0
-        for _ in range(40):
-            self.scale = (low * high) ** 0.5
-            found = self._log_probability(right, wrong).exp().mean().item()
-            low, high = (self.scale, high) if found < self.base_probability else (low, self.scale)
+        self.ids = bank.image_ids
+        self.bank = bank.sample.encoders(self.encoder).image_features(self.ids, bank.images)
+        seen = self._picker_sees(bank.sample, self.ids, bank.images)
+        # A mean-pooled tower sees all images alike but for what they differ in from the mean.
+        self.mean = seen.mean(0) if self.neighbours else torch.zeros_like(seen[0])
+        self.picker = normalize(seen - self.mean, dim=-1)
+        order = torch.randperm(len(self.bank), generator=torch.Generator().manual_seed(0))
+        self.chosen = order[: self.random].to(self.bank.device)
+        cosines, _ = self._cosines(bank.sample)
+        scales = torch.logspace(-1, 2.7, 400).tolist()
+        found = [(s * cosines).softmax(1)[:, 0].mean().item() for s in scales]
+        reached = [k for k, p in enumerate(found) if p >= self.base_probability]
+        best = reached[0] if reached else found.index(max(found))
+        self.scale, self.base = scales[best], found[best]
+
+    def _picker_sees(
+        self, batch: CaptionBatch, ids: Sequence[str], images: Sequence[Image]
+    ) -> torch.Tensor:
+        """(N, D) features of what picks the hard negatives."""
+        name = self.neighbours or self.encoder
+        picker = batch.policy if name == "policy" else batch.encoders(name)
+        return picker.image_features(ids, images)
 
     def _cosines(self, batch: CaptionBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Caption with its image (N,), and with each of its negatives (N, hard + random)."""
+        """Captions with their image and its negatives (N, 1 + hard + random), and whose rows in the
+        bank those are; -inf for the image itself and its doubles under scorer or picker."""
         clip = batch.encoders(self.encoder)
         images = clip.image_features(batch.image_ids, batch.images)
-        captions = clip.text_features(batch.captions)
-        alike = images @ self.bank.T
-        none = -float("inf")
-        alike[alike > self.near_duplicate] = none  # the image itself, and its doubles
-        closest = alike.topk(self.hard, dim=1)
-        near = torch.einsum("nd,nkd->nk", captions, self.bank[closest.indices])
-        near = near.masked_fill(closest.values == none, none)
-        same = images @ self.others.T > self.near_duplicate
-        far = (captions @ self.others.T).masked_fill(same, none)
-        return (images * captions).sum(-1), torch.cat([near, far], 1)
-
-    def _log_probability(self, right: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
-        logits = self.scale * torch.cat([right[:, None], wrong], 1)
-        return logits[:, 0] - logits.logsumexp(1)
+        captions = Chunked(clip, batch.captions).vectors
+        seen = self._picker_sees(batch, batch.image_ids, batch.images)
+        alike = normalize(seen - self.mean, dim=-1) @ self.picker.T
+        double = torch.maximum(images @ self.bank.T, alike) > self.near_duplicate
+        closest = alike.masked_fill(double, -torch.inf).topk(self.hard, dim=1).indices
+        rows = torch.cat([closest, self.chosen.expand(len(images), -1)], 1)
+        wrong = (captions @ self.bank.T).masked_fill(double, -torch.inf).gather(1, rows)
+        return torch.cat([(images * captions).sum(-1, keepdim=True), wrong], 1), rows
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         if not self.scale:
-            raise RuntimeError("self_retrieval was not prepared: it needs a bank of images")
-        score = self._log_probability(*self._cosines(batch)).clamp(min=self.floor)
+            raise RuntimeError("self_retrieval was not prepared: it needs a bank")
+        score = (self.scale * self._cosines(batch)[0]).log_softmax(1)[:, 0].clamp(min=self.floor)
         return ((score / self.step).round() * self.step).tolist()
+
+    def parts(self, batch: CaptionBatch) -> Parts:
+        """The probability of the right image, and of the one most taken for it."""
+        cosines, rows = self._cosines(batch)
+        probability = (self.scale * cosines).softmax(1)
+        most, where = probability[:, 1:].max(1)
+        names = [self.ids[i] for i in rows[torch.arange(len(rows)), where].tolist()]
+        told = zip(probability[:, 0].tolist(), names, most.tolist(), strict=True)
+        return [[("this image", right), (name, wrong)] for right, name, wrong in told]
+
+    def notes(self) -> dict[str, float]:
+        """`base_probability`: what the calibration reached on the base's captions."""
+        return {"base_probability": self.base}
 
 
 def check(reward: SelfRetrieval, right: CaptionBatch, wrong: CaptionBatch) -> float:

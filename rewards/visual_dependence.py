@@ -16,15 +16,15 @@ Cost: three forward passes of the policy over image, prompt and caption.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
 from PIL.Image import Image
 
-from rewards import Bank, CaptionBatch, Parts, Scores, content_words, win_rate
+from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
 
 from ._images import Picked
+from ._text import content_tokens
 
 RATE = 0.9
 LEAST = 0.1  # nats: a base whose captions depend on nothing is not blown up to look as if they did
@@ -108,18 +108,6 @@ class VisualDependence:
         """The reward of so many nats per content token; the floor where there is none."""
         share = self.floor if mean is None else mean / self.saturation
         return round(max(-1.0, min(1.0, share)) / self.step) * self.step
-
-
-def content_tokens(pieces: list[str]) -> list[int]:
-    """Which of the tokens belong to content words, given the text of each."""
-    words = re.finditer(r"[^\W_]+", "".join(pieces))
-    spans = [m.span() for m in words if content_words(m.group())]
-    found, end = [], 0
-    for token, piece in enumerate(pieces):
-        start, end = end, end + len(piece)
-        if any(start < b and a < end for a, b in spans):
-            found.append(token)
-    return found
 
 
 def _mean(told: list[tuple[str, float]]) -> float | None:

@@ -7,7 +7,7 @@ import pytest
 import rewards
 
 from .conftest import REPO
-from .test_rewards import words
+from .stubs import words
 
 README = (REPO / "README.md").read_text()
 

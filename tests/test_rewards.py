@@ -1,54 +1,13 @@
-"""Rewards: their maths by hand, their contract for every file in rewards/, their errors."""
+"""The maths of clip_similarity, self_retrieval and the guards by hand."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
-import rewards
-from rewards import Bank, CaptionBatch, make, win_rate
-from vizer_rl.scoring import Reward, RewardError, Scoring
+from rewards import Bank, CaptionBatch, make
 
-EOS = 9
-
-
-class Stub:
-    """An encoder whose vectors are given by hand, and a policy that borrows them."""
-
-    name, context_length, key = "stub", 8, "stub"
-
-    def __init__(self, images, texts):
-        self.images = {
-            k: torch.nn.functional.normalize(torch.tensor(v), dim=0) for k, v in images.items()
-        }
-        self.texts = {
-            k: torch.nn.functional.normalize(torch.tensor(v), dim=0) for k, v in texts.items()
-        }
-
-    def image_features(self, ids, images):
-        return torch.stack([self.images[i] for i in ids])
-
-    def text_features(self, captions):
-        return torch.stack([self.texts[c] for c in captions])
-
-    caption_states = text_features
-
-
-def batch(stub, pairs):
-    return CaptionBatch(
-        image_ids=[i for i, _ in pairs],
-        images=[None] * len(pairs),
-        captions=[c for _, c in pairs],
-        groups=[range(len(pairs))],
-        completion_ids=[[1, EOS]] * len(pairs),
-        encoders=lambda name: stub,
-        policy=stub,
-    )
-
-
-def words(*captions):
-    return batch(None, [("x", c) for c in captions])
+from .stubs import Stub, batch, words
 
 
 def test_clip_similarity_is_the_cosine_in_steps():
@@ -59,6 +18,18 @@ def test_clip_similarity_is_the_cosine_in_steps():
     assert list(make("clip_similarity", {})(told)) == pytest.approx([1.0, 0.5, 0.0])
     coarse = make("clip_similarity", {"step": 0.4})
     assert list(coarse(told)) == pytest.approx([0.8, 0.4, 0.0])
+
+
+def test_a_caption_past_the_context_is_the_mean_of_its_sentences():
+    first, second = "a dog lies on the green grass.", "a cat sits on the old wall."
+    endless = "one two three four five six seven eight nine ten."
+    texts = {first: [1.0, 0.0], second: [0.0, 1.0], endless: [1.0, 0.0]}
+    told = batch(Stub({"x": [1.0, 0.0]}, texts), [("x", f"{first} {second}"), ("x", endless)])
+    reward = make("clip_similarity", {})
+    assert list(reward(told)) == pytest.approx([0.5, 1.0])
+    assert reward.parts(told) == [[(first, 1.0), (second, 0.0)], [(endless, 1.0)]]
+    assert reward.notes() == {"cut": 0.5}  # the endless one is a single sentence
+    assert reward.notes() == {"cut": 0.0}
 
 
 def axes(n):
@@ -109,25 +80,6 @@ def test_self_retrieval_needs_a_bank_and_enough_of_it():
         make("self_retrieval", {}).prepare(Bank(list(images), [None] * 4, told, None))
 
 
-def test_alignment_learns_to_match_and_reuses_its_cache(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    vectors, turn = torch.randn(60, 6), torch.randn(6, 6)
-    stub = Stub(
-        {f"i{k}": vectors[k].tolist() for k in range(60)},
-        {f"c{k}": (vectors[k] @ turn).tolist() for k in range(60)},
-    )
-    sample = batch(stub, [(f"i{k}", f"c{k}") for k in range(60)])
-    bank = Bank(sample.image_ids, sample.images, sample, tmp_path)
-    reward = make("alignment", {})
-    reward.prepare(bank)
-    wrong = replace(sample, captions=[*sample.captions[1:], sample.captions[0]])
-    assert win_rate(reward, sample, wrong) > 0.9
-    again = make("alignment", {})
-    monkeypatch.setattr(again, "fit", lambda *_: pytest.fail("the mapper was trained twice"))
-    again.prepare(bank)
-    assert list(again(sample)) == list(reward(sample))
-
-
 @pytest.mark.parametrize(
     ("caption", "n", "share"),
     [
@@ -160,100 +112,38 @@ def test_random_knows_nothing_and_repeats_itself():
     assert 0.4 < sum(scores) / 400 < 0.6
 
 
-@pytest.mark.parametrize("name", rewards.names())
-def test_every_reward_file_keeps_the_contract(name):
-    module = rewards.load_module(name)
-    found = rewards.find(name)
-    assert module.__doc__, "a reward says what it is, where it is from and what it costs"
-    assert "ost" in module.__doc__
-    assert found.__doc__
-    assert "vizer_rl" not in vars(module)
-    assert 0 < module.RATE <= 1
-    assert callable(module.check)
-    reward = make(name, {})
-    low, high = reward.range
-    assert low <= reward.floor < high
+def test_self_retrieval_tells_what_a_caption_is_taken_for():
+    stub = Stub(*axes(4))
+    stub.texts["both"] = torch.tensor([1.0, 1.0, 0.0, 0.0]) / math.sqrt(2)
+    reward = make("self_retrieval", {"hard": 3, "random": 0})
+    told = batch(stub, [("i0", "both")])
+    reward.prepare(Bank(list(stub.images), [None] * 4, told, None))
+    reward.scale = math.sqrt(2)  # logits 1 for both, 0 for the other two
+    ((right, wrong),) = reward.parts(told)
+    half = math.e / (2 * math.e + 2)
+    assert right == ("this image", pytest.approx(half))
+    assert wrong == ("i1", pytest.approx(half))
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("self_retreival", ["unknown reward", "'self_retrieval'", "clip_similarity"]),
-        ("nowhere.module.Reward", ["no module 'nowhere'"]),
-        ("missing/file.py", ["missing/file.py", "does not exist"]),
-        ("rewards.length.Short", ["has no 'Short'"]),
-    ],
-)
-def test_an_unknown_reward_is_one_sentence(name, words):
-    with pytest.raises(ValueError, match="reward") as caught:
-        rewards.find(name)
-    assert all(w in str(caught.value) for w in words)
+def test_another_encoder_picks_the_hard_negatives_and_drops_its_doubles():
+    stub = Stub(*axes(6))
+    # The policy sees i0 and i1 as one image, i2 and i3 as alike, i4 and i5 as alike.
+    seen = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0.5], [0, 0, 1], [0, 0.5, 1]]
+    tower = Stub({f"i{k}": [float(x) for x in v] for k, v in enumerate(seen)}, {})
+    told = batch(stub, [("i2", "c3"), ("i4", "c5"), ("i0", "c1")])
+    told = CaptionBatch(**{**vars(told), "policy": tower})
+    reward = make("self_retrieval", {"neighbours": "policy", "hard": 1, "random": 0})
+    reward.prepare(Bank(list(stub.images), [None] * 6, told, None))
+    names = [parts[1][0] for parts in reward.parts(told)]
+    assert names[:2] == ["i3", "i5"]
+    assert names[2] != "i1"
 
 
-def test_a_reward_may_be_a_function_in_a_file_anywhere(tmp_path):
-    path = tmp_path / "brevity.py"
-    path.write_text("def brevity(batch):\n    return [-float(len(c)) for c in batch.captions]\n")
-    assert make(str(path), {})(words("ab", "abc")) == [-2.0, -3.0]
-    path.write_text("class A:\n    pass\nclass B:\n    pass\n")
-    with pytest.raises(ValueError, match="one public class"):
-        rewards.find(str(path))
-
-
-def scoring(score, **attributes):
-    for key, value in attributes.items():
-        setattr(score, key, value)
-    return Scoring([Reward("mine", 1.0, score)], lambda n: None, None, [EOS], 2)
-
-
-def ask(adapter, ids=((1, EOS), (1, EOS))):
-    (function,) = adapter.functions()
-    return function(
-        completions=[
-            [{"role": "assistant", "content": " one"}],
-            [{"role": "assistant", "content": "two"}],
-        ],
-        completion_ids=[list(i) for i in ids],
-        image_id=["x", "x"],
-        image=[None, None],
-        prompts=[],
-    )
-
-
-def test_the_adapter_hands_over_captions_in_groups():
-    seen = []
-
-    def score(told):
-        seen.append(told)
-        return [1.0, None]
-
-    assert ask(scoring(score)) == [1.0, None]
-    assert seen[0].captions == ["one", "two"]
-    assert seen[0].groups == [range(2)]
-
-
-def test_a_caption_without_end_gets_the_floor_not_none():
-    assert ask(scoring(lambda b: [0.5, None], floor=-3.0), ((1, 2), (1, 2))) == [-3.0, -3.0]
-    assert ask(scoring(lambda b: [0.5, 0.6], floor=-3.0), ((1, EOS), ())) == [0.5, -3.0]
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ([math.nan, 1.0], "nan"),
-        ([1.0, math.inf], "inf"),
-        ([1.0], "1 scores for 2 captions"),
-        (["good", 1.0], "'good'"),
-    ],
-)
-def test_a_broken_reward_stops_the_run_by_name(value, said):
-    with pytest.raises(RewardError, match="'mine'") as caught:
-        ask(scoring(lambda b: value))
-    assert said in str(caught.value)
-
-
-def test_an_exception_in_a_reward_is_never_a_score():
-    def score(told):
-        raise KeyError("oops")
-
-    with pytest.raises(RewardError, match=r"'mine' failed.*'x'.*'one'.*oops"):
-        ask(scoring(score))
+def test_the_calibration_takes_the_nearest_where_the_probability_is_out_of_reach():
+    images, texts = axes(4)
+    stub = Stub(images, texts)
+    wrong = batch(stub, [(f"i{k}", f"c{(k + 1) % 4}") for k in range(4)])
+    reward = make("self_retrieval", {"hard": 3, "random": 0})
+    reward.prepare(Bank(list(images), [None] * 4, wrong, None))
+    assert reward.scale == pytest.approx(0.1)  # the flattest: every larger one is surer and wrong
+    assert reward.notes()["base_probability"] == pytest.approx(1 / (3 + math.exp(0.1)), abs=1e-4)

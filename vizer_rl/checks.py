@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from enum import EnumMeta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -68,7 +68,12 @@ def _rewards(given: dict[str, Any]) -> Iterator[Problem]:
     weights = [p.get("weight", 1.0) for p in given.values() if isinstance(p, dict)]
     if all(weight == 0 for weight in weights) and len(weights) == len(given):
         yield ("rewards",), "no reward has a weight, so nothing would be learnt; set one above 0"
+    first: dict[str, str] = {}
     for name, parameters in given.items():
+        title = rewards.title(name)
+        if first.setdefault(title, name) != name:
+            why = f"its name in the log is {title!r}, which {first[title]!r} has too: rename one"
+            yield ("rewards", name), why
         if not isinstance(parameters, dict):
             continue
         try:
@@ -98,6 +103,8 @@ def _mismatch(value: object, annotation: Any) -> str | None:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
         adapter.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError:
+        if get_origin(annotation) is Literal:
+            return f"{value!r} is unknown; {near(value, get_args(annotation))}"
         return f"{value!r}; allowed: {KINDS.get(annotation, annotation)}"
     return None
 
@@ -157,7 +164,7 @@ def of_files(
         yield from ((("policy", "model"), why) for why in _model(model, settings.get("family")))
     for key, scorer in part(settings, "scorer").items():
         if isinstance(scorer, str) and key in Scorer.model_fields:
-            yield from ((("scorer", key), why) for why in _scorer(scorer))
+            yield from ((("scorer", key), why) for why in scorer_problems(scorer))
     if settings["profile"] == "scenes":
         yield from _embedded(settings)
     if (resume, overwrite) != (None, None) and isinstance(settings["name"], str):
@@ -211,7 +218,8 @@ def _model(model: str, family: object) -> Iterator[str]:
             yield f"'{model}' is of type {kind!r}; allowed for family {family}: {allowed}"
 
 
-def _scorer(scorer: str) -> Iterator[str]:
+def scorer_problems(scorer: str) -> Iterator[str]:
+    """What is wrong with the name of an image-text encoder."""
     kind, _, rest = scorer.partition(":")
     if kind == "embedded" and scorer not in EMBEDDED_SCORERS:
         yield f"{scorer!r} is unknown; {near(scorer, EMBEDDED_SCORERS)}"

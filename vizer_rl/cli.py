@@ -101,7 +101,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "score the held-out images of a run anew")
     for one in (caption, evaluate):
         one.add_argument("--run", required=True, metavar="NAME", help="the run in runs/NAME")
-    add("rewards", _rewards, "list the rewards")
+    listed = add("rewards", _rewards, "list the rewards, or score one caption with them")
+    score = listed.add_subparsers(metavar="score").add_parser(
+        "score",
+        help="score a caption on every reward of a run file",
+        description="Score one caption on every reward of a run file, with what each is made of.",
+        allow_abbrev=False,
+    )
+    score.set_defaults(command=_score)
+    score.add_argument("image", type=Path, metavar="IMAGE")
+    score.add_argument("caption", metavar="CAPTION")
+    score.add_argument("--run-file", required=True, type=Path, metavar="RUN.yaml")
+    score.add_argument("overrides", nargs="*", metavar="key=value", help="as for train")
     assets = add("scenes-assets", _scenes_assets, "build the embedded checkpoints anew")
     assets.add_argument("--only", choices=ASSETS, help="one of them")
     add("doctor", _doctor, "tell what this machine can run, and why not")
@@ -145,11 +156,20 @@ def _directory(name: str) -> Path:
 
 
 def _rewards(asked: argparse.Namespace) -> None:
-    import rewards
+    from .score import listed
 
-    for name in rewards.names():
-        told = (rewards.find(name).__doc__ or "").strip().splitlines() or [""]
-        print(f"{name:<16} {told[0]}")
+    listed()
+
+
+def _score(asked: argparse.Namespace) -> None:
+    import torch
+
+    from .config import load
+
+    run = load(asked.run_file, asked.overrides, torch.cuda.is_available())
+    from .score import score
+
+    score(run, asked.image, asked.caption)
 
 
 def _scenes_assets(asked: argparse.Namespace) -> None:

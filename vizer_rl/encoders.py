@@ -9,6 +9,8 @@ import open_clip
 import torch
 from PIL.Image import Image
 
+from .checks import scorer_problems
+from .config import UserError
 from .families import ASSETS
 
 
@@ -83,5 +85,7 @@ class Encoders:
     def __call__(self, name: str | None = None) -> OpenClip:
         name = name or self.default
         if name not in self._loaded:
+            for why in scorer_problems(name):
+                raise UserError(f"encoder {why}")
             self._loaded[name] = OpenClip(name, self.device, self.dtype)
         return self._loaded[name]

@@ -270,8 +270,10 @@ def _failed(reward: Reward, batch: CaptionBatch, error: Exception) -> RewardErro
 def _what(error: Exception) -> str:
     """The error and where it was raised, for a reward's author needs the line.
 
-    A ValueError that one of our own rewards raises is a sentence for the user and stands alone.
+    A sentence that we or one of our own rewards wrote for the user stands alone.
     """
+    if isinstance(error, UserError):
+        return str(error)
     at = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(at.filename).parent == Path(reward_files.__file__).parent
     if isinstance(error, ValueError) and ours:

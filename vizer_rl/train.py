@@ -44,8 +44,6 @@ BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of t
 def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded."""
     console, began, directory = Console(), time.monotonic(), run.directory
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
@@ -118,6 +116,8 @@ def rewards_of(run: Run) -> list[Reward]:
 
 def ready(run: Run, made: list[Reward]) -> tuple[Frozen, Scoring]:
     """The frozen policy (it holds model and processor) and the scoring with these rewards."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     model, processor = policy.load(run.family, run.policy)
     frozen = Frozen(
         model,

@@ -1,0 +1,93 @@
+"""A reward on another machine: asks an HTTP scorer, with time-out, retries and a clear stop.
+
+An example to copy: `rewards: {experiments/remote_reward.py: {url: http://host:8000/score}}`. The
+scorer gets {"items": [{"image_id", "caption", "image"}]}, the image as base64 PNG and left out
+where an item before has the same id, and answers {"scores": [number or null, …]}. Requests are
+sent together, `at_once` captions each. A scorer that is busy or away (time-out, no connection,
+429, 5xx) is asked again after 1, 2, 4, … times `wait` seconds; when it has failed `tries` times, or
+says that the request is wrong (any other 4xx), the run stops with the reason and can be resumed.
+Cost: one image and one caption sent per caption, and whatever the scorer takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+
+from rewards import CaptionBatch, Scores
+
+
+class RemoteReward:
+    """What a scorer at `url` says of image and caption."""
+
+    range = (0.0, 1.0)
+    floor = 0.0
+    reads = ("image", "text")
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        timeout: float = 30.0,
+        tries: int = 4,
+        wait: float = 1.0,
+        at_once: int = 16,
+    ) -> None:
+        """`url`: where to POST; `timeout`: seconds per request; `tries`: before the run stops;
+        `wait`: seconds before the second, doubled each time; `at_once`: captions per request."""
+        self.url, self.timeout, self.tries = url, timeout, tries
+        self.wait, self.at_once = wait, at_once
+
+    async def __call__(self, batch: CaptionBatch) -> Scores:
+        rows = range(len(batch.captions))
+        parts = [rows[i : i + self.at_once] for i in range(0, len(rows), self.at_once)]
+        answers = await asyncio.gather(*(self._ask(batch, part) for part in parts))
+        return [score for scores in answers for score in scores]
+
+    async def _ask(self, batch: CaptionBatch, rows: range) -> list[float | None]:
+        """The scores of these rows, after as many tries as it takes and is allowed."""
+        body = json.dumps({"items": _items(batch, rows)}).encode()
+        for attempt in range(1, self.tries + 1):
+            try:
+                answer = await asyncio.to_thread(self._post, body)
+                break
+            except urllib.error.HTTPError as error:
+                if error.code != 429 and error.code < 500:
+                    raise ValueError(f"{self.url} refuses the request: {error}") from error
+                why: Exception = error
+            except OSError as error:  # no connection, or none in time
+                why = error
+            if attempt == self.tries:
+                raise ConnectionError(
+                    f"{self.url} failed {self.tries} times, the last time with: {why}"
+                ) from why
+            await asyncio.sleep(self.wait * 2 ** (attempt - 1))
+        scores = answer.get("scores") if isinstance(answer, dict) else None
+        if not isinstance(scores, list) or len(scores) != len(rows):
+            raise ValueError(f"{self.url} answered {answer!r:.80}: no list of {len(rows)} scores")
+        return scores
+
+    def _post(self, body: bytes) -> object:
+        request = urllib.request.Request(
+            self.url, body, {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            return json.load(answer)
+
+
+def _items(batch: CaptionBatch, rows: range) -> list[dict[str, str]]:
+    items: list[dict[str, str]] = []
+    sent: set[str] = set()
+    for row in rows:
+        name = batch.image_ids[row]
+        items.append({"image_id": name, "caption": batch.captions[row]})
+        if name not in sent:
+            file = io.BytesIO()
+            batch.images[row].save(file, "PNG")
+            items[-1]["image"] = base64.b64encode(file.getvalue()).decode()
+            sent.add(name)
+    return items
