@@ -140,6 +140,18 @@ def content_words(text: str) -> list[str]:
     return [w for w in _words(text) if w[0].isalnum() and w not in STOP]
 
 
+def content_tokens(pieces: list[str]) -> list[int]:
+    """Which of the tokens belong to content words, given the text of each."""
+    words = re.finditer(r"[^\W_]+", "".join(pieces))
+    spans = [m.span() for m in words if content_words(m.group())]
+    found, end = [], 0
+    for token, piece in enumerate(pieces):
+        start, end = end, end + len(piece)
+        if any(start < b and a < end for a, b in spans):
+            found.append(token)
+    return found
+
+
 def lemma(noun: str) -> str:
     """The singular of a noun."""
     if noun in _IRREGULAR:

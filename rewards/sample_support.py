@@ -4,10 +4,9 @@ The share of the caption's content words (each counted once, plurals as singular
 `least` of `samples` captions have, which the policy before training sampled on views of the image:
 cropped to 80-100 % of each side and a little darker or brighter. Every second view is also
 mirrored, but not for a caption that says left or right: that is held against views as they are.
-MM-UPT's vote (arXiv 2505.22453) against a frozen, stored sample, which training cannot move. On a
-base that talks like alt text it rewards alt text, and saying less pays: a small weight, if any.
-Cost: 1.5 × `samples` captions of the base per training image, once, kept in the cache folder (for
-images beyond the bank when they first come); nothing after that.
+Self-consistency (MM-UPT's vote, arXiv 2505.22453) against a frozen, stored sample: training cannot
+move its judge, and learns nothing that the base never says. Hack: saying little; a small weight.
+Cost: 1.5 × `samples` captions of the base per training image, once, kept on disk; then nothing.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ class SampleSupport:
     def __init__(self, *, samples: int = 8, least: int = 2) -> None:
         """`samples`: captions that a word is looked up in; `least`: how many must have it."""
         if samples < 2 or not 1 <= least <= samples:
-            raise ValueError(
-                "sample_support: need samples >= 2 and 1 <= least <= samples, "
-                f"not {samples} and {least}"
-            )
+            need = "sample_support: need samples >= 2 and 1 <= least <= samples"
+            raise ValueError(f"{need}, not {samples} and {least}")
         self.samples, self.least = samples, least
         self.said: dict[str, list[str]] = {}  # by image: `samples` plain, then the mirrored ones
         self.names: dict[str, str] = {}  # image id -> its pixels' key

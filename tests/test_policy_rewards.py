@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rewards import Bank, CaptionBatch, load_module, make, win_rate
+from rewards import Bank, CaptionBatch, make, win_rate
 from rewards._text import content_tokens
 from vizer_rl.scenes import draw
 
@@ -223,23 +223,6 @@ def test_claim_check_refuses_a_policy_that_answers_nothing():
         make("claim_check", {}).prepare(Bank(["v"], ["v"], asked, None))
     with pytest.raises(ValueError, match="not instruction-tuned"):
         make("claim_check", {})(asked)
-
-
-class Truthful(Stub):
-    """Says yes to what a scene's true caption has in it, as sure as a fair model is."""
-
-    def yes(self, questions, images, view="image"):
-        claims = [q.split(" ", 3)[3].partition(" in the image?")[0] for q in questions]
-        told = [0.9 if c in i else 0.2 for c, i in zip(claims, images, strict=True)]
-        return torch.tensor(told if view == "image" else [0.5] * len(told))
-
-
-def test_claim_check_tells_matched_from_mismatched_scenes():
-    captions = [draw.sample(4_500_000 + k).caption for k in range(200)]
-    right = batch(Truthful(), [(c, c) for c in captions])
-    wrong = replace(right, captions=[*captions[1:], captions[0]])
-    module = load_module("claim_check")
-    assert module.check(make("claim_check", {}), right, wrong) >= module.RATE
 
 
 def test_fluency_by_hand():
