@@ -265,18 +265,6 @@ def _stripped(chunk: Any) -> str:
     return " ".join([*(t.lower_ for t in kept[:-1]), kept[-1].lemma_.lower()])
 
 
-def content_tokens(pieces: list[str]) -> list[int]:
-    """Which of the tokens belong to content words, given the text of each."""
-    words = re.finditer(r"[^\W_]+", "".join(pieces))
-    spans = [m.span() for m in words if content_words(m.group())]
-    found, end = [], 0
-    for token, piece in enumerate(pieces):
-        start, end = end, end + len(piece)
-        if any(start < b and a < end for a, b in spans):
-            found.append(token)
-    return found
-
-
 def lemmas(caption: str) -> dict[str, None]:
     """The content words of a caption, each once, in order, in the singular."""
     return dict.fromkeys(map(lemma, content_words(caption)))
