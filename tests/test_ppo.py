@@ -156,9 +156,10 @@ def test_ppo_finds_the_best_caption_and_its_critic_explains_the_returns(tmp_path
         "ppo",
         tmp_path,
         packed=True,
-        max_steps=40,
-        per_device_train_batch_size=32,
-        learning_rate=2e-3,
+        max_steps=56,
+        per_device_train_batch_size=64,
+        value_warmup_steps=12,
+        learning_rate=1e-3,
         value_learning_rate=5e-3,
         lr_scheduler_type="constant",
     )
