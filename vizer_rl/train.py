@@ -43,8 +43,7 @@ BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of t
 def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded."""
     console, began, directory = Console(), time.monotonic(), run.directory
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    _quiet()
     console.print(f"[bold]{run.name}[/]: {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
@@ -237,6 +236,11 @@ def bank(
     )
     sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
     return Bank(ids, Lazy(images, ids), sample, CACHE)
+
+
+def _quiet() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def _scorer_dtype() -> torch.dtype:
