@@ -3,9 +3,8 @@
 A 2-layer MLP h (width 256) maps the frozen policy's caption states to the output of its own vision
 tower; the reward is the cosine of h(states) with the image's features. h is trained before RL on
 captions that the policy itself sampled (ViZer_G, arXiv 2510.12931: no label), loss 1 - cos.
-The paper can be read in two ways: `text`, the caption is read without the image, so that only its
-words can raise the score (the default), and `image`, after image and prompt. Policy and mapper are
-frozen; a mapper that gives all images one direction is refused.
+Two readings of the paper: `text`, the caption is read without the image, so that only its words can
+raise the score (default), and `image`, after image and prompt. A collapsed mapper is refused.
 Cost: one pass of the frozen policy per caption, text-only or with the image as `reading` says.
 """
 
@@ -45,7 +44,8 @@ class Alignment:
         """`reading`: whether the caption's states have seen the image; `mapper`: the file of one
         that a run kept (runs/NAME/mapper.pt or rewards/alignment.pt), read as it was made; `width`,
         `steps`, `learning_rate`: of a new one; `step`: differences below are noise."""
-        self.reading, self.file, self.width, self.steps = reading, mapper, width, steps
+        self.reading: str = reading
+        self.file, self.width, self.steps = mapper, width, steps
         self.learning_rate, self.step = learning_rate, step
         self.mapper: Mapper | None = None
         self.matching, self._variance = 0.0, list[float]()
