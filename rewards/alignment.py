@@ -62,21 +62,20 @@ class Alignment:
             features = policy.image_features(sample.image_ids[:1], sample.images)
             self.mapper, self.reading, self.matching = taken_up(self.file, features)
             return
-        features = policy.image_features(sample.image_ids, sample.images)
-        states = self._states(sample)
         told = [policy.key, self.reading, self.width, self.steps, self.learning_rate]
         told += [sample.prompt, *sample.image_ids, *sample.captions]
         name = blake2b("\n".join(map(str, told)).encode(), digest_size=8).hexdigest()
         path = bank.cache / f"alignment-{name}.pt"
+        if path.exists():  # only what had not collapsed is kept
+            features = policy.image_features(sample.image_ids[:1], sample.images)
+            self.mapper, self.reading, self.matching = taken_up(str(path), features)
+            return
+        features = policy.image_features(sample.image_ids, sample.images)
+        states = self._states(sample)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             mapper = Mapper(states.shape[1], features.shape[1], self.width).to(states.device)
-        if path.exists():
-            known = torch.load(path, weights_only=True, map_location=states.device)
-            mapper.load_state_dict(known["mapper"])
-            self.matching = known["matching"]
-        else:
-            self.matching = mapper.fit(states, features, self.steps, self.learning_rate)
+        self.matching = mapper.fit(states, features, self.steps, self.learning_rate)
         variance = mapper.variance(states, features)
         if variance < COLLAPSED:
             raise ValueError(
@@ -85,8 +84,7 @@ class Alignment:
                 "needed); give it more steps, or leave this reward out"
             )
         self.mapper = mapper.requires_grad_(False)
-        if not path.exists():
-            self.save(path.parent, path.name)
+        self.save(path.parent, path.name)
 
     def save(self, folder: Path, name: str = "alignment.pt") -> None:
         """Write the mapper, its held-out matching accuracy and how it reads."""

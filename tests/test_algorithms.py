@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import rewards
+from rewards._mapper import taken_up
 from vizer_rl import cli, train
 from vizer_rl.algorithms import ALGORITHMS, ppo, vizer
 from vizer_rl.config import UserError, load
@@ -127,7 +128,7 @@ def test_the_other_reading_pooling_and_target_of_vizer_train_too(family, command
     assert 0 <= kept["matching"] <= 1
     reward = rewards.make("alignment", {"mapper": str(directory / "mapper.pt")})
     with pytest.raises(ValueError, match="literal, last, connector: the reward reads loose"):
-        reward._take_up(reward.file, torch.zeros(1, 8))
+        taken_up(reward.file, torch.zeros(1, 8))
 
 
 def test_the_alignment_reward_takes_up_a_mapper_that_vizer_kept(command, quick):

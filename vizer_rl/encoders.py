@@ -8,10 +8,15 @@ from pathlib import Path
 import open_clip
 import torch
 from PIL.Image import Image
+from safetensors.torch import load_file, save_file
 
 from .checks import scorer_problems
 from .config import UserError
+from .digest import weights_digest
 from .families import ASSETS
+from .views import fingerprint
+
+MANY = 256  # images: fewer are quicker encoded than looked up
 
 
 class OpenClip:
@@ -20,8 +25,15 @@ class OpenClip:
     name: "embedded:a", "embedded:b", "local-dir:PATH" or "ARCHITECTURE/pretrained_tag".
     """
 
-    def __init__(self, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self.name, self.device = name, device
+    def __init__(
+        self,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        store: Path | None = None,
+    ) -> None:
+        """`store`: a folder where features of many images at once are kept between runs."""
+        self.name, self.device, self.store = name, device, store
         kind, _, rest = name.partition(":")
         if kind == "embedded":
             folder = (ASSETS / f"scorer-{rest}").resolve()
@@ -44,6 +56,13 @@ class OpenClip:
         """(N, D) unit vectors, float32; `images[i]` is only touched where ids[i] is new."""
         where = {i: row for row, i in reversed(list(enumerate(ids))) if i not in self._features}
         new = list(where)
+        if self.store and len(new) >= MANY:
+            self._recall({i: fingerprint(images[where[i]]).hex() for i in new}, where, images)
+            new = []
+        self._encode(new, where, images)
+        return torch.stack([self._features[i] for i in ids])
+
+    def _encode(self, new: list[str], where: dict[str, int], images: Sequence[Image]) -> None:
         for start in range(0, len(new), 64):
             some = new[start : start + 64]
             pixels = torch.stack([self.preprocess(images[where[i]]) for i in some])
@@ -51,7 +70,22 @@ class OpenClip:
                 pixels.to(self.device, self.dtype), normalize=True
             ).float()
             self._features.update(zip(some, features, strict=True))
-        return torch.stack([self._features[i] for i in ids])
+
+    def _recall(
+        self, prints: dict[str, str], where: dict[str, int], images: Sequence[Image]
+    ) -> None:
+        """Take features from the store, by pixels and weights; encode and add what it lacks."""
+        assert self.store is not None
+        key = weights_digest(self.model, str(self.preprocess), str(self.dtype))
+        path = self.store / f"clip-{key}.safetensors"
+        known = load_file(path) if path.exists() else {}
+        found = {i: known[p].to(self.device) for i, p in prints.items() if p in known}
+        self._features |= found
+        self._encode(missing := [i for i in prints if i not in found], where, images)
+        if missing:
+            known |= {prints[i]: self._features[i].cpu() for i in missing}
+            self.store.mkdir(parents=True, exist_ok=True)
+            save_file(known, path)
 
     @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> torch.Tensor:
@@ -78,8 +112,10 @@ class OpenClip:
 class Encoders:
     """The encoders of a run, loaded when first asked for; `None` is the training scorer."""
 
-    def __init__(self, default: str, device: torch.device, dtype: torch.dtype) -> None:
-        self.default, self.device, self.dtype = default, device, dtype
+    def __init__(
+        self, default: str, device: torch.device, dtype: torch.dtype, store: Path | None = None
+    ) -> None:
+        self.default, self.device, self.dtype, self.store = default, device, dtype, store
         self._loaded: dict[str, OpenClip] = {}
 
     def __call__(self, name: str | None = None) -> OpenClip:
@@ -87,5 +123,5 @@ class Encoders:
         if name not in self._loaded:
             for why in scorer_problems(name):
                 raise UserError(f"encoder {why}")
-            self._loaded[name] = OpenClip(name, self.device, self.dtype)
+            self._loaded[name] = OpenClip(name, self.device, self.dtype, self.store)
         return self._loaded[name]

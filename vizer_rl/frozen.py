@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL.Image import Image
 from rewards._images import Picked
 
 from . import policy
+from .digest import weights_digest
 from .families import FAMILIES
 from .reading import TOKENS, Seen, hidden_states, look, see
 from .views import VIEWS
@@ -225,20 +225,7 @@ def answers_questions(source: str, processor: Any) -> bool:
 
 
 def content_key(model: Any, processor: Any) -> str:
-    """16 hexadecimal digits that change with any weight, and with how images and prompts are read.
-
-    Weights are added up as integers, by row and by column of each matrix: exact on every machine.
-    """
-    told = blake2b(digest_size=8)
+    """16 hexadecimal digits, others for other weights and ways to read images and prompts."""
     images = processor.image_processor.to_dict()
-    told.update(json.dumps([processor.chat_template, images], sort_keys=True, default=str).encode())
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    for name, tensor in model.named_parameters():
-        if "lora_" in name:
-            continue
-        told.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        bits = tensor.detach().contiguous().view(whole[tensor.element_size()])
-        bits = bits.reshape(len(bits) if bits.ndim else 1, -1)
-        for axis in (0, 1):
-            told.update(bits.sum(axis, dtype=torch.int64).cpu().numpy().tobytes())
-    return told.hexdigest()
+    how = json.dumps([processor.chat_template, images], sort_keys=True, default=str)
+    return weights_digest(model, how)

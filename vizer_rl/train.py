@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .frozen import Frozen
 from .image_sets import Lazy, image_sets
 from .monitor import Monitor
 from .scoring import Reward, Scoring
+from .views import fingerprint
 
 CACHE = Path("data/cache")
 BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of them are captioned
@@ -174,7 +176,7 @@ def ready(run: Run, made: list[Reward]) -> tuple[Frozen, Scoring]:
         instruct=run.policy.instruct,
         max_new_tokens=run.train["max_completion_length"],
     )
-    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype())
+    encoders = Encoders(run.scorer.train, policy.device(), _scorer_dtype(), CACHE)
     eos, size = policy.eos_ids(model, processor), run.train["num_generations"]
     return frozen, Scoring(made, encoders, frozen, eos, size, run.data.prompt)
 
@@ -251,17 +253,34 @@ def bank(
     if len(ids) > BANK:
         ids = sorted(random.Random(run.seed).sample(ids, BANK))
     chosen = sorted(random.Random(run.seed).sample(ids, min(SAMPLED, len(ids))))
-    pictures = Lazy(images, chosen)
-    said = policy.caption(
-        frozen.model,
-        frozen.processor,
-        pictures,
-        run.data.prompt,
-        max_new_tokens=int(run.train["max_completion_length"]),
-        temperature=1.0,
-        features=seen,
-    )
-    sample = scoring.batch(chosen, pictures, [c.text for c in said], [c.ids for c in said])
+    pictures, longest = Lazy(images, chosen), int(run.train["max_completion_length"])
+    told = [frozen.key, run.data.prompt, longest, run.seed, seen is None, policy.device(), *chosen]
+    told += [fingerprint(picture).hex() for picture in pictures]
+    name = blake2b("\n".join(map(str, told)).encode(), digest_size=8).hexdigest()
+    path = CACHE / f"base-{name}.pt"
+    if path.exists():  # as after sampling, random state and all: the run is the same to the bit
+        known = torch.load(path, weights_only=True)
+        torch.set_rng_state(known["cpu"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(known["cuda"])
+        texts, tokens = known["texts"], known["ids"]
+    else:
+        said = policy.caption(
+            frozen.model,
+            frozen.processor,
+            pictures,
+            run.data.prompt,
+            max_new_tokens=longest,
+            temperature=1.0,
+            features=seen,
+        )
+        texts, tokens = [c.text for c in said], [c.ids for c in said]
+        known = {"texts": texts, "ids": tokens, "cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            known["cuda"] = torch.cuda.get_rng_state()
+        CACHE.mkdir(parents=True, exist_ok=True)
+        torch.save(known, path)
+    sample = scoring.batch(chosen, pictures, texts, tokens)
     return Bank(ids, Lazy(images, ids), sample, CACHE)
 
 
