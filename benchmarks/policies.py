@@ -34,7 +34,7 @@ class Shape:
     tower_inner: int
 
 
-SMALL = Shape(384, 8, 6, 6, 1024, 8192, 256, 4, 4, 768)  # 20 M parameters
+SMALL = Shape(320, 6, 5, 5, 864, 4096, 192, 4, 3, 576)  # 12 M parameters
 SMOLVLM = Shape(2048, 24, 32, 32, 8192, 49280, 1152, 27, 16, 4304)  # SmolVLM-Base, 2.2 B
 QWEN2VL = Shape(1536, 28, 12, 2, 8960, 151936, 1280, 32, 16, 5120)  # Qwen2-VL-2B
 
