@@ -1,6 +1,6 @@
 """The algorithms against each other and against what needs none: one resumable command.
 
-    .venv/bin/python experiments/algorithms.py [--family smolvlm] [--seeds 3] [--only ppo grpo]
+    .venv/bin/python experiments/algorithms.py [--family smolvlm] [--seeds 0 1 2] [--only ppo grpo]
         [--set section.key=value …] [--prefix NAME] [--table]
 
 Makes what runs/ lacks (a finished row has a cost.json), one after the other, and prints the table
@@ -148,12 +148,12 @@ def cell(numbers: np.ndarray, digits: int = 3, sign: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def table(prefix: str, family: str, seeds: int) -> str:
+def table(prefix: str, family: str, seeds: list[int]) -> str:
     """The Markdown table of a family's runs that are there."""
     folders = {
         row: [
             f
-            for seed in range(1 if row in ONE_SEED else seeds)
+            for seed in (seeds[:1] if row in ONE_SEED else seeds)
             if (f := directory(prefix, family, row, seed)).joinpath("cost.json").exists()
         ]
         for row in ROWS
@@ -187,16 +187,18 @@ def table(prefix: str, family: str, seeds: int) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=["smolvlm", "qwen2vl"], help="one of them")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=[short(row) for row in ROWS], metavar="ROW")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="of every run")
     parser.add_argument("--prefix", default="alg", help="of the runs' names; another with --set")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     asked = parser.parse_args()
     families = [asked.family] if asked.family else ["smolvlm", "qwen2vl"]
-    for seed in range(0 if asked.table else asked.seeds):
+    for seed in [] if asked.table else asked.seeds:
         for row in ROWS:
-            if (seed and row in ONE_SEED) or (asked.only and short(row) not in asked.only):
+            if (row in ONE_SEED and seed != asked.seeds[0]) or (
+                asked.only and short(row) not in asked.only
+            ):
                 continue
             for family in families:
                 make(asked.prefix, family, row, seed, asked.set)

@@ -156,19 +156,18 @@ def test_ppo_finds_the_best_caption_and_its_critic_explains_the_returns(tmp_path
         "ppo",
         tmp_path,
         packed=True,
-        max_steps=80,
-        num_iterations=4,
-        learning_rate=1e-3,
-        value_learning_rate=3e-3,
+        max_steps=56,
         per_device_train_batch_size=64,
+        value_warmup_steps=12,
+        learning_rate=1e-3,
+        value_learning_rate=5e-3,
         lr_scheduler_type="constant",
     )
     made.train()
     told = [row for row in made.state.log_history if "reward" in row]
-    assert told[0]["reward"] < 0.5
-    assert sum(row["reward"] for row in told[-3:]) / 3 > 0.75
-    explained = sorted(row["explained_variance"] for row in told)
-    assert explained[-5] > 0.5  # while some captions are worse: later there is nothing to explain
+    assert told[0]["reward"] < 0.6
+    assert sum(row["reward"] for row in told[-3:]) / 3 > 0.9
+    assert max(row["explained_variance"] for row in told) > 0.5
 
 
 @pytest.mark.usefixtures("workplace")
