@@ -26,6 +26,7 @@ sys.path[:0] = [str(REPO), str(REPO / "experiments")]
 
 import controls  # noqa: E402
 
+from vizer_rl import image_sets  # noqa: E402
 from vizer_rl.algorithms import find  # noqa: E402
 from vizer_rl.config import Run, load  # noqa: E402
 from vizer_rl.metrics.bootstrap import estimates  # noqa: E402
@@ -92,10 +93,10 @@ def make(prefix: str, family: str, row: str, seed: int, more: list[str]) -> None
     if (folder / "cost.json").exists():
         return
     print(f"--- {folder.name}", flush=True)
+    if row == "ViZer_GT":
+        give_captions(family)
     file, *words = settings(family, row, folder, seed, more)
     run = load(Path(file), words)
-    if row == "ViZer_GT":
-        give_captions(run)
     began = time.monotonic()
     if row in TRAINED:
         command = [sys.executable, "-m", "vizer_rl", "train", file, *words, "--overwrite"]
@@ -107,10 +108,9 @@ def make(prefix: str, family: str, row: str, seed: int, more: list[str]) -> None
     (folder / "cost.json").write_text(json.dumps(cost))
 
 
-def give_captions(run: Run) -> None:
-    """The file of true captions that ViZer_GT is given."""
-    from vizer_rl import image_sets
-
+def give_captions(family: str) -> None:
+    """Write the file of true captions that ViZer_GT is given."""
+    run = load(REPO / "experiments" / f"{family}.yaml", ["profile=scenes", "name=any"])
     images = image_sets.image_sets(run, Console())[0]
     truth = json.loads(truth_of(images.root).read_text())
     lines = [{"image_id": i, "caption": truth[i]["caption"]} for i in truth]

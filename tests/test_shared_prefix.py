@@ -7,10 +7,11 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from vizer_rl import policy, shared_prefix
 from vizer_rl.adapter import merged
+from vizer_rl.algorithms import find
 from vizer_rl.algorithms.grpo import GRPO, arguments
 from vizer_rl.families import FAMILIES
 from vizer_rl.features import Features
@@ -20,6 +21,7 @@ from vizer_rl.settings import Policy
 from vizer_rl.shared_prefix import Prompt, layout, log_probs, mask
 
 G = 4
+PPO, RLOO = find("ppo"), find("rloo")
 
 
 def random_images(sizes, seed=0):
@@ -61,7 +63,9 @@ def brevity(batch):
     return [(-1.0) ** n * len(c) for n, c in enumerate(batch.captions)]
 
 
-def trainer(family, mixed, how, checkpointing, folder, packed):
+def trainer(family, mixed, how, checkpointing, folder, packed, algorithm=GRPO, beta=0.1):
+    """A trainer away from its reference; `packed`: ours with shared prompts, else as TRL computes,
+    which is TRL's own class for GRPO and RLOO, and ours without features for PPO."""
     torch.manual_seed(5)
     model, processor = load(family, mixed)
     if how != "lora":
@@ -80,21 +84,30 @@ def trainer(family, mixed, how, checkpointing, folder, packed):
         "per_device_train_batch_size": 3 * G,
         "max_completion_length": 12,
         "gradient_checkpointing": checkpointing,
-        "beta": 0.1,
+        "beta": beta,
         "temperature": 0.9,
         "log_completions": False,
     }
-    args = arguments(told, directory=folder, seed=3, weights=[1.0], report_to=[])
+    if algorithm is not GRPO:  # scores as they are
+        told["multi_objective_aggregation"] = "sum_then_normalize"
+    config = algorithm.Config
+    args = arguments(told, directory=folder, seed=3, weights=[1.0], report_to=[], config=config)
     eos = policy.eos_ids(model, processor)
     scoring = Scoring([Reward("brevity", 1.0, brevity)], None, None, eos, G)
     rows, lora = rows_of(processor, mixed), lora if how == "lora" else None
     dataset = Dataset.from_dict({"prompt": ["the rows are handed over"] * G})
-    if packed:
-        seen = Features(model, processor, FAMILIES[family])
-        made = GRPO(model, processor, lora, scoring, args, dataset, [], seen)
+    if packed or algorithm is PPO:
+        seen = Features(model, processor, FAMILIES[family]) if packed else None
+        made = algorithm(model, processor, lora, scoring, args, dataset, [], seen)
         made._sample = lambda: completions(eos[0])
+        if not packed:
+            made._generate_single_turn = lambda *_: (made._sample(), None)
     else:
-        made = GRPOTrainer(
+        if algorithm is RLOO:
+            del told["multi_objective_aggregation"]
+            told |= {"bf16": False, "use_cpu": True, "report_to": []}
+            args = RLOOConfig(**told, output_dir=str(folder))
+        made = (GRPOTrainer if algorithm is GRPO else RLOOTrainer)(
             model=model,
             reward_funcs=scoring.functions(),
             args=args,
@@ -102,7 +115,8 @@ def trainer(family, mixed, how, checkpointing, folder, packed):
             processing_class=processor,
             peft_config=lora,
         )
-        made._generate_single_turn = lambda *_: (completions(eos[0]), None)
+        captions = completions(eos[0])  # TRL's RLOO wants them without log-probs
+        made._generate_single_turn = lambda *_: captions if algorithm is RLOO else (captions, None)
     torch.manual_seed(6)  # a little away from the reference, both in the same way: far from it
     with torch.no_grad():  # the KL estimate is e to the 20, and rounding is all there is
         for p in made.model.parameters():
@@ -146,8 +160,13 @@ def test_loss_and_gradients_are_stock_trls(family, mixed, how, checkpointing, tm
     assert torch.allclose(a["ref_per_token_logps"], b["ref_per_token_logps"], atol=1e-5, rtol=2e-6)
     assert 1e-3 < ours._metrics["train"]["kl"][0] < 50, "policy and reference: alike, or strangers"
     assert abs(loss_a - loss_b) <= 1e-5 * abs(loss_b)
+    alike(grads_a, grads_b)
+
+
+def alike(grads_a, grads_b):
     assert grads_a.keys() == grads_b.keys()
     largest = max(float(grad.norm()) for grad in grads_b.values() if grad is not None)
+    assert largest > 0
     for name, grad in grads_b.items():
         if grad is None or grads_a[name] is None:
             assert grad is None or not grad.any(), name
@@ -155,6 +174,36 @@ def test_loss_and_gradients_are_stock_trls(family, mixed, how, checkpointing, tm
             continue
         noise = 1e-7 * largest  # a key's bias has no gradient but rounding
         assert (grads_a[name] - grad).norm() <= 1e-4 * grad.norm() + noise, name
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
+def test_rloo_has_the_gradient_of_trls_own(family, tmp_path):
+    """TRL's loss is of whole captions, ours of tokens over the most there may be: at the policy
+    that sampled, one is a multiple of the other. Its KL is in the reward, so there is none."""
+    told = (family, True, "lora", False, tmp_path)
+    (ours, rows), (stock, _) = trainer(*told, True, RLOO, 0), trainer(*told, False, RLOO, 0)
+    stock.model.load_state_dict(ours.model.state_dict())
+    (a, _, grads_a), (b, _, grads_b) = step(ours, rows), step(stock, rows)
+    assert torch.equal(a["completion_ids"], b["completion_ids"])
+    assert torch.allclose(a["advantages"], b["advantages"], atol=1e-6)
+    alike({name: ours.args.max_completion_length * g for name, g in grads_a.items()}, grads_b)
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
+def test_ppo_behind_shared_prompts_is_ppo_in_rows_of_their_own(family, tmp_path):
+    told = (family, True, "lora", True, tmp_path)
+    (ours, rows), (stock, _) = trainer(*told, True, PPO), trainer(*told, False, PPO)
+    stock.critic.head.load_state_dict(ours.critic.head.state_dict())
+    (a, loss_a, grads_a), (b, loss_b, grads_b) = step(ours, rows), step(stock, rows)
+    for name in ("old_per_token_logps", "old_values", "advantages", "returns"):
+        present = b["completion_mask"].bool()
+        assert torch.allclose(a[name][present], b[name][present], atol=1e-5, rtol=1e-5), name
+    assert a["old_values"].std() > 0
+    assert abs(loss_a - loss_b) <= 1e-5 * abs(loss_b)
+    alike(
+        grads_a | {n: p.grad for n, p in ours.critic.head.named_parameters()},
+        grads_b | {n: p.grad for n, p in stock.critic.head.named_parameters()},
+    )
 
 
 def test_old_log_probs_come_from_sampling_where_the_policy_is_the_same(tmp_path):

@@ -114,7 +114,7 @@ class Mapper(Section):
 
 class Monitor(Section):
     every: int = Field(
-        default=10, ge=0, description="steps between looks at the held-out scorer; 0: never"
+        default=10, ge=0, description="steps between looks at the held-out scorer; 0: at the end"
     )
     images: int = Field(default=64, ge=1, description="held-out images per look")
     audit: bool = Field(default=True, description="a short audit of the rewards before training")
