@@ -82,6 +82,18 @@ def test_one_caption_is_scored_as_in_training(workplace, monkeypatch, capsys):
     assert float(table["sum"][0]) == pytest.approx(total, abs=0.003)
 
 
+def test_a_caption_that_the_gate_refuses_is_marked_where_it_costs(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("COLUMNS", "160")
+    image = workplace / "data/scenes/train/images/0000003.png"
+    ask = ["rewards", "score", str(image), "see www.example.com", "--run-file", FILE, *TINY]
+    gated = [*ask, "rewards.alignment=null", "rewards.gate.weight=0.3"]
+    assert cli.main(gated) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = {line.split()[0] for line in lines if "its floor: the gate refuses" in line}
+    assert marked == {"self_retrieval", "clip_similarity"}
+
+
 def test_a_bad_image_caption_or_run_file_is_one_sentence(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     Image.new("RGB", (8, 8)).save("ok.png")

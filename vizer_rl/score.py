@@ -54,6 +54,7 @@ def score(run: Run, path: Path, caption: str) -> None:
     whole = [r for r in made if r.declared("groups", False)]
     scoring.rewards = [r for r in made if r not in whole]
     scores = scoring.scores(told)
+    shut = any((scores[r.name][0] or 0.0) < 0 for r in scoring.rewards if r.gates)
     table = Table("reward", "weight", "score", "weighted", "made of", box=None, pad_edge=False)
     for column in table.columns[1:4]:
         column.justify = "right"
@@ -63,7 +64,9 @@ def score(run: Run, path: Path, caption: str) -> None:
             continue
         (value,) = (v if v is None else v + 0.0 for v in scores[reward.name])  # no -0.000
         shown = ("none", "") if value is None else (f"{value:.3f}", f"{reward.weight * value:.3f}")
-        table.add_row(reward.name, f"{reward.weight:g}", *shown, _parts(reward, told))
+        refused = "its floor: the gate refuses this caption" if shut and reward.content else ""
+        parts = "\n".join(filter(None, (refused, _parts(reward, told))))
+        table.add_row(reward.name, f"{reward.weight:g}", *shown, parts)
     table.add_row("[bold]sum", "", "", f"[bold]{scoring.weighted(scores)[0]:.3f}", "")
     console.print(table)
 

@@ -100,12 +100,12 @@ class Recorder(TrainerCallback):
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
-            TextColumn("reward {task.fields[reward]:+.3f}  held-out {task.fields[heldout]:.3f}"),
+            TextColumn("reward {task.fields[reward]}  held-out {task.fields[heldout]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=None, reward=0.0, heldout=0.0)
+        self.task = self.progress.add_task("", total=None, reward="–", heldout="–")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
@@ -125,12 +125,12 @@ class Recorder(TrainerCallback):
             file.write(json.dumps(row) + "\n")
         self.reward = logs.get("reward", self.reward)  # a step of a later epoch has no new one
         self.heldout = logs.get("heldout/score", self.heldout)
-        shown: dict[str, Any] = {"reward": self.reward, "heldout": self.heldout}
-        self.progress.update(self.task, completed=state.global_step, **shown)
+        reward, heldout = f"{self.reward:+.3f}", f"{self.heldout:.3f}".replace("nan", "–")
+        self.progress.update(self.task, completed=state.global_step, reward=reward, heldout=heldout)
         if not self.console.is_terminal and state.global_step % max(1, state.max_steps // 12) == 0:
             self.console.print(
-                f"step {state.global_step}/{state.max_steps}  reward {self.reward:+.3f}  "
-                f"held-out {self.heldout:.3f}  {row['time/step']:.2f} s/step"
+                f"step {state.global_step}/{state.max_steps}  reward {reward}  "
+                f"held-out {heldout}  {row['time/step']:.2f} s/step"
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
