@@ -63,8 +63,8 @@ def train(family: str, row: str, seed: int, overrides: list[str]) -> None:
     folder = directory(family, row, seed)
     if not (folder / "eval.json").exists():
         words = [f"experiments/{family}.yaml", "profile=scenes", f"name={folder.name}"]
-        words += [f"seed={seed}", "tracking.wandb=off", "monitor.audit=false", "monitor.every=0"]
-        words += overrides
+        words += [f"seed={seed}", "tracking.wandb=off", "monitor.audit=false"]
+        words += ["monitor.every=0", "monitor.keep=last", *overrides]
         command("train", *words, "--overwrite")
 
 

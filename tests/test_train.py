@@ -24,6 +24,17 @@ EVAL = {
 }
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_adapter_kept_is_the_best_or_the_last(keep, command):
+    ruin = ("train.learning_rate=1", "train.warmup_steps=0", f"monitor.keep={keep}")
+    directory = command("smolvlm", f"keep-{keep}", *ruin)
+    kept, last = (
+        load_file(directory / folder / "adapter_model.safetensors")
+        for folder in ("adapter", "checkpoint-2")
+    )
+    assert all(torch.equal(last[name], w) for name, w in kept.items()) == (keep == "last")
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_two_steps_move_the_adapter_and_nothing_else(family, command, spied):
     directory = command(family, f"two-{family}")

@@ -38,7 +38,7 @@ WELL = {
         "tied": {"sum": 0.0, "clip": 0.0, "length": 1.0},
         "distinct": 6.0,
     },
-    "headroom": {"gain_over_greedy": about(0.1)},
+    "headroom": {"gain_over_greedy": about(0.1), "spread": 0.1},
     "noise": {"sum": 0.2},
 }
 
@@ -67,7 +67,7 @@ def test_a_good_set_up_passes_and_is_told_what_is_well():
         (["trust", "noun", "policy"], about(0.6), "fail", "only in 60"),
         (["trust", "noun", "policy"], about(0.77), "warn", "only in 77"),
         (["order", "tied", "sum"], 0.9, "fail", "the same score"),
-        (["controls", "other", "sum"], about(0.5), "fail", "does not look at the image"),
+        (["controls", "other", "sum"], about(0.5), "warn", "may bring out what the base knows"),
         (["controls", "other", "sum"], about(0.7), "warn", "hardly looks"),
         (["order", "heldout", "sum"], about(0.02), "fail", "does not agree"),
         (["order", "heldout", "sum"], about(0.2), "warn", "agrees little"),
@@ -83,7 +83,8 @@ def test_a_good_set_up_passes_and_is_told_what_is_well():
         (["scorers", "heldout"], "a", "warn", "are the same"),
         (["order", "distinct"], 1.4, "fail", "1.4 differ"),
         (["order", "distinct"], 2.5, "warn", "2.5 differ"),
-        (["headroom", "gain_over_greedy"], about(0.01), "fail", "Nothing left to say"),
+        (["headroom", "gain_over_greedy"], about(0.01, 0.03), "fail", "Nothing left to say"),
+        (["headroom", "gain_over_greedy"], about(0.01), "warn", "64 images cannot tell"),
     ],
 )
 def test_what_spoils_it_is_told(path, value, level, says):
@@ -113,7 +114,8 @@ def test_only_the_fatal_thing_is_told_of_a_reward_that_does_not_look():
     numbers["controls"]["other"]["sum"] = about(0.5)
     numbers["headroom"]["gain_over_greedy"] = about(-0.1)
     numbers["attacks"]["empty"]["wins"] = each(0.5)
-    assert len(verdict(numbers)["lines"]) == 1
+    (line,) = verdict(numbers)["lines"]
+    assert (line["level"], line["about"]) == ("fail", "image")
 
 
 def test_the_truth_is_not_looked_at():

@@ -20,7 +20,8 @@ class Monitor(TrainerCallback):
     """Every `every` steps (0: only at the end): greedy captions of fixed images, scored.
 
     The score is the held-out scorer's mean cosine. The adapter that scored best so far is kept in
-    `adapter`; `note` takes the numbers to the trainer's log as heldout/score and heldout/words.
+    `adapter`, or the last one (`keep`); `note` takes the numbers to the trainer's log as
+    heldout/score and heldout/words.
     """
 
     def __init__(
@@ -32,13 +33,14 @@ class Monitor(TrainerCallback):
         encoder: Encoder,
         processor: Any,
         every: int,
+        keep: str,
         adapter: Path,
         features: Features | None = None,
     ) -> None:
         self.ids, self.images, self.prompt = list(ids), images, prompt
         self.max_new_tokens, self.encoder = max_new_tokens, encoder
         self.processor, self.every, self.adapter = processor, every, adapter
-        self.features = features
+        self.keep, self.features = keep, features
         self.note: Callable[[str, float], None] | None = None
         self.best = float("-inf")
         self.last = float("nan")
@@ -48,7 +50,7 @@ class Monitor(TrainerCallback):
         self.best = json.loads((self.adapter / "heldout.json").read_text())["score"]
 
     def look(self, model: Any) -> float:
-        """Score the model as it is now, and keep its adapter if none was better."""
+        """Score the model as it is now, and keep its adapter if none was better, or if told to."""
         training = model.training
         model.eval()
         said = policy.caption(
@@ -66,7 +68,7 @@ class Monitor(TrainerCallback):
         if self.note:
             self.note("heldout/score", self.last)
             self.note("heldout/words", sum(len(t.split()) for t in texts) / len(texts))
-        if self.last > self.best:
+        if self.last > self.best or self.keep == "last":
             self.best = self.last
             model.save_pretrained(str(self.adapter), selected_adapters=["default"])  # no critic's
             (self.adapter / "heldout.json").write_text(json.dumps({"score": self.best}))

@@ -117,6 +117,9 @@ class Monitor(Section):
         default=10, ge=0, description="steps between looks at the held-out scorer; 0: at the end"
     )
     images: int = Field(default=64, ge=1, description="held-out images per look")
+    keep: Literal["best", "last"] = Field(
+        default="best", description="the adapter that is kept: best by the held-out scorer, or last"
+    )
     audit: bool = Field(default=True, description="a short audit of the rewards before training")
 
 

@@ -131,6 +131,7 @@ def watch(
         parts.heldout,
         parts.frozen.processor,
         run.monitor.every,
+        run.monitor.keep,
         run.directory / "adapter",
         seen,
     )

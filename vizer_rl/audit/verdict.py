@@ -23,6 +23,7 @@ TIED = 0.5  # share of images whose captions the reward does not tell apart
 FEW, SOME = 2.0, 3.0  # different captions of eight: nothing to choose from, little
 NOISY = 0.7  # a reward's spread under mild changes of the image, by its spread over captions
 LENGTHY = 0.8  # within-image rank correlation with the number of words
+WORTH = 0.5  # a gain on the held-out scorer, by its spread over the captions of an image
 
 Lines = Iterator[dict[str, str]]
 LEVELS = ("pass", "warn", "fail")
@@ -107,17 +108,20 @@ def _reward(numbers: Mapping[str, Any]) -> Lines:
             "Add a reward that judges what is said, such as self_retrieval or clip_similarity.",
         )
         return
-    looks = numbers["controls"]["other"]["sum"]
+    looks, agrees = numbers["controls"]["other"]["sum"], numbers["order"]["heldout"]["sum"]
     if _low(looks) <= CHANCE:
+        elicits = _low(agrees) > 0 and _low(numbers["headroom"]["gain_over_greedy"]) > 0
         yield _line(
-            "fail",
+            "warn" if elicits else "fail",
             "image",
             "This reward does not look at the image: the captions score as high with another one "
-            f"({_percent(_at(looks, CHANCE))} of pairs, 50 % is chance). Training will not ground.",
+            f"({_percent(_at(looks, CHANCE))} of pairs, 50 % is chance). Training will not ground."
+            + " It may bring out what the base knows: the held-out scorer likes its picks better."
+            * elicits,
             "Add a reward that reads the image, such as self_retrieval or clip_similarity.",
         )
-        return
-    agrees = numbers["order"]["heldout"]["sum"]
+        if not elicits:
+            return
     if _low(agrees) <= 0:
         yield _line(
             "fail",
@@ -127,12 +131,13 @@ def _reward(numbers: Mapping[str, Any]) -> Lines:
             "Take another training scorer, or see which reward disagrees and drop it.",
         )
         return
-    if _at(looks, 1) < LOOKS:
+    if _low(looks) > CHANCE and _at(looks, 1) < LOOKS:
         yield _line("warn", "image", f"It hardly looks at the image: {_percent(looks['value'])}.")
     if _at(agrees, 1) < AGREES:
         says = f"The held-out scorer agrees little: rank correlation {agrees['value']:+.2f}."
         yield _line("warn", "held-out", says, "Give more weight to the rewards that agree.")
-    yield from _trust(numbers)
+    if _low(looks) > CHANCE:  # one that reads no image cannot tell a wrong word from the right one
+        yield from _trust(numbers)
     yield from _attacks(numbers)
     yield from _habits(numbers)
 
@@ -220,7 +225,10 @@ def _headroom(numbers: Mapping[str, Any]) -> Lines:
         )
     gain = headroom["gain_over_greedy"]
     told = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    if gain["low"] <= 0:
+    if gain["low"] <= 0 and gain["high"] > WORTH * headroom["spread"]:
+        says = f"{numbers['images']} images cannot tell whether there is anything to gain: best of"
+        yield _line("warn", "headroom", f"{says} 8 {told} on the held-out scorer.", "Audit more.")
+    elif gain["low"] <= 0:
         yield _line(
             "fail",
             "headroom",
