@@ -181,6 +181,14 @@ def table(prefix: str, family: str, seeds: list[int]) -> str:
         cells += [f"{mean(c['captions'] for c in cost):.0f}"]
         cells += [f"{mean(c['seconds'] for c in cost) / 60:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for row in ("PPO", "GRPO"):
+        over = [
+            f"{other} {cell(numbers[row]['fact_f1'] - numbers[other]['fact_f1'], sign='+')}"
+            for other in ("base", "ViZer_G", "best of 16")
+            if {row, other} <= numbers.keys()
+        ]
+        lines += [f"F1 of {row} over " + ", ".join(over)] if over else []
     return "\n".join(lines)
 
 
