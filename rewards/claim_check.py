@@ -22,7 +22,7 @@ QUESTION = "Is there {} in the image? Answer yes or no."
 
 
 class ClaimCheck:
-    """How much surer the policy answers yes to the caption's claims when it sees the image."""
+    """Experimental: how much surer the policy says yes to the claims when it sees the image."""
 
     range = (-1.0, 1.0)
     floor = -1.0

@@ -30,7 +30,7 @@ REMEMBERED = 50_000  # phrases
 
 
 class RegionGrounding:
-    """Mean fit of the caption's noun phrases to regions of the image, calibrated per phrase."""
+    """Experimental: how well the noun phrases fit regions of the image, calibrated per phrase."""
 
     range = (-1.0, 1.0)
     floor = -1.0

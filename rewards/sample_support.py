@@ -32,7 +32,7 @@ SEED, TOGETHER = 0, 64  # of views and samples; images sampled for before the ca
 
 
 class SampleSupport:
-    """Share of the content words that the frozen policy's own samples bear out."""
+    """Experimental: share of the content words that the frozen policy's own samples bear out."""
 
     range = (0.0, 1.0)
     floor = 0.0

@@ -31,7 +31,7 @@ LEAST = 0.1  # nats: a base whose captions depend on nothing is not blown up to 
 
 
 class VisualDependence:
-    """How much more likely the image makes the caption's content words than a masked one does."""
+    """Experimental: how much likelier the image makes the content words than a masked one does."""
 
     range = (-1.0, 1.0)
     floor = -1.0
