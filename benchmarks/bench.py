@@ -212,13 +212,13 @@ def main() -> None:
         if asked.steps:
             case = replace(case, steps=asked.steps)
         rows.append(run(case))
+        RESULTS.mkdir(exist_ok=True)  # after every case: none is lost if a later one fails
+        results = [row for row, _ in rows]
+        (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n")
         ours, trl = rows[-1][0]["ours"], rows[-1][0]["trl"]
         console.print(f"{case.name}: {ours['step_seconds']} s, TRL {trl['step_seconds']} s")
     show(console, rows)
-    RESULTS.mkdir(exist_ok=True)
-    results = [row for row, _ in rows]
-    (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n")
-    plot.draw(results, RESULTS / "scaling.png")
+    plot.draw([row for row, _ in rows], RESULTS / "scaling.png")
 
 
 if __name__ == "__main__":
