@@ -23,7 +23,7 @@ from .test_config import complaint, folder, run  # noqa: F401  `folder` is used 
         ("policy.lora.alfa=1", "policy.lora.alfa: unknown key; allowed: r, .*; nearest: alpha"),
         (
             "monitor.evry=1",
-            "monitor.evry: unknown key; allowed: every, images, audit; nearest: every",
+            "monitor.evry: unknown key; allowed: every, images, keep, audit; nearest: every",
         ),
         ("family=smolvm", "family: 'smolvm' is unknown; allowed: smolvlm, .*; nearest: smolvlm"),
         ("algorithm=grop", "algorithm: 'grop' is unknown; .*; nearest: grpo"),
