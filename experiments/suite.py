@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+from learning import METRICS
+
 CONTENT = {  # by what they read
     "self_retrieval": "CLIP",
     "clip_similarity": "CLIP",
@@ -26,13 +28,6 @@ CONTENT = {  # by what they read
 }
 GUARDS = ("gate", "fluency", "repetition", "length")
 DEFAULT = ("self_retrieval", "clip_similarity", "alignment", "repetition", "length")
-METRICS = {
-    "fact_f1": "F1",
-    "fact_precision": "precision",
-    "fact_recall": "recall",
-    "hallucination_rate": "hallucinated",
-    "mean_length": "words",
-}
 
 
 def alone(name: str) -> list[str]:

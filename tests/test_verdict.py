@@ -118,6 +118,14 @@ def test_only_the_fatal_thing_is_told_of_a_reward_that_does_not_look():
     assert (line["level"], line["about"]) == ("fail", "image")
 
 
+def test_a_reward_that_does_not_look_is_refused_where_the_held_out_scorer_disagrees():
+    numbers = deepcopy(WELL)
+    numbers["controls"]["other"]["sum"] = about(0.5)
+    numbers["order"]["heldout"]["sum"] = about(0.02)
+    (line,) = verdict(numbers)["lines"]
+    assert (line["level"], line["about"]) == ("fail", "image")
+
+
 def test_the_truth_is_not_looked_at():
     numbers = deepcopy(WELL) | {"truth": None}
     assert verdict(numbers) == verdict(WELL)

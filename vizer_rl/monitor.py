@@ -17,7 +17,7 @@ from .features import Features
 
 
 class Monitor(TrainerCallback):
-    """Every `every` steps (0: only at the end): greedy captions of fixed images, scored.
+    """Every `every` steps (0: only first and last): greedy captions of fixed images, scored.
 
     The score is the held-out scorer's mean cosine. The adapter that scored best so far is kept in
     `adapter`, or the last one (`keep`); `note` takes the numbers to the trainer's log as

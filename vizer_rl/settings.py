@@ -114,7 +114,9 @@ class Mapper(Section):
 
 class Monitor(Section):
     every: int = Field(
-        default=10, ge=0, description="steps between looks at the held-out scorer; 0: at the end"
+        default=10,
+        ge=0,
+        description="steps between looks at the held-out scorer; 0: first and last",
     )
     images: int = Field(default=64, ge=1, description="held-out images per look")
     keep: Literal["best", "last"] = Field(

@@ -95,7 +95,7 @@ class Recorder(TrainerCallback):
     def __init__(self, directory: Path, console: Console) -> None:
         self.path, self.console = directory / "metrics.jsonl", console
         self.seconds, self.began = 0.0, 0.0
-        self.reward, self.heldout = float("nan"), float("nan")  # as last seen
+        self.reward = self.heldout = "–"  # as last seen
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -105,7 +105,7 @@ class Recorder(TrainerCallback):
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=None, reward="–", heldout="–")
+        self.task = self.progress.add_task("", total=None, reward=self.reward, heldout=self.heldout)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
@@ -123,14 +123,16 @@ class Recorder(TrainerCallback):
         row = {"step": state.global_step, **logs, "time/step": round(self.seconds, 4)}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        self.reward = logs.get("reward", self.reward)  # a step of a later epoch has no new one
-        self.heldout = logs.get("heldout/score", self.heldout)
-        reward, heldout = f"{self.reward:+.3f}", f"{self.heldout:.3f}".replace("nan", "–")
-        self.progress.update(self.task, completed=state.global_step, reward=reward, heldout=heldout)
+        if "reward" in logs:  # a step of a later epoch has no new one
+            self.reward = f"{logs['reward']:+.3f}"
+        if "heldout/score" in logs:
+            self.heldout = f"{logs['heldout/score']:.3f}"
+        shown: dict[str, Any] = {"reward": self.reward, "heldout": self.heldout}
+        self.progress.update(self.task, completed=state.global_step, **shown)
         if not self.console.is_terminal and state.global_step % max(1, state.max_steps // 12) == 0:
             self.console.print(
-                f"step {state.global_step}/{state.max_steps}  reward {reward}  "
-                f"held-out {heldout}  {row['time/step']:.2f} s/step"
+                f"step {state.global_step}/{state.max_steps}  reward {self.reward}  "
+                f"held-out {self.heldout}  {row['time/step']:.2f} s/step"
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -81,7 +81,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     if resume:
         monitor.recall()
     elif first:
-        recorder.heldout = monitor.look(trainer.model)
+        recorder.heldout = f"{monitor.look(trainer.model):.3f}"
     console.print(f"training starts after {time.monotonic() - began:.0f} s")
     try:
         trainer.train(resume_from_checkpoint=resume or None)

@@ -239,10 +239,10 @@ def _headroom(numbers: Mapping[str, Any]) -> Lines:
     elif distinct >= SOME:
         looks = numbers["controls"]["other"]["sum"]
         agrees = _at(numbers["order"]["heldout"]["sum"], 0.0)
+        seen = f"the reward looks at the image ({_percent(_at(looks, 0))}) and "
         yield _line(
             "pass",
             "headroom",
-            f"There is something to gain: best of 8 {told} on the held-out scorer; the reward "
-            f"looks at the image ({_percent(_at(looks, 0))}) and the held-out scorer agrees "
-            f"({agrees:+.2f}).",
+            f"There is something to gain: best of 8 {told} on the held-out scorer; "
+            f"{seen if _low(looks) > CHANCE else ''}the held-out scorer agrees ({agrees:+.2f}).",
         )
