@@ -1,11 +1,11 @@
 """Does the audit foretell? Its verdict on fourteen set-ups against what RL did to the truth.
 
-    .venv/bin/python experiments/foretell.py [--only NAME …] [--steps 100] [--seed 0] [--table]
+    .venv/bin/python experiments/foretell.py [--only NAME …] [--family NAME] [--seeds 0 …] [--table]
 
 Audits and trains what runs/ lacks, through the real commands, one after the other, and prints the
-table for experiments/README.md; --table only prints it. The adapter after the last step is judged,
-not the one that the held-out scorer likes best: that choice saves many a bad reward. Poor scorers
-and bases are built when they are first needed, into data/foretell.
+tables for experiments/README.md; --table only prints them. The adapter after the last step is
+judged, not the one that the held-out scorer likes best: that choice saves many a bad reward. Poor
+scorers and bases are built when they are first needed, into data/foretell.
 """
 
 import argparse
@@ -29,8 +29,9 @@ from vizer_rl.scenes.pretrain import pool
 from vizer_rl.scenes.quality import scorer_quality
 
 HERE, BUILT = Path(__file__).parent, Path("data/foretell")
-FILE, OWN = str(HERE / "smolvlm.yaml"), str(HERE / "foretell")
-DEFAULT = tuple(read_yaml(Path(FILE))["rewards"])
+OWN = str(HERE / "foretell")
+DEFAULT = tuple(read_yaml(HERE / "smolvlm.yaml")["rewards"])  # qwen2vl.yaml has the same
+CONNECTOR = {"smolvlm": "model.connector", "qwen2vl": "model.visual.merger"}
 CLEAR = 0.02  # F1; a change that is smaller, or whose interval holds 0, is none
 WEAK_STEPS, WEAK_SCENES = (100, 200), 20_000  # of scorer A, which ships after 1000 and 1400
 
@@ -41,7 +42,36 @@ def only(*rewards: str) -> list[str]:
     return gone + [f"rewards.{name}.weight=1" for name in rewards if name not in DEFAULT]
 
 
-def weak_scorer(run: Callable[[str], Path]) -> list[str]:
+@dataclass(frozen=True)
+class Trial:
+    """What all set-ups of a table have in common; more: overrides."""
+
+    family: str = "smolvlm"
+    seed: int = 0
+    steps: int = 100
+    more: tuple[str, ...] = ()
+
+    def directory(self, name: str) -> Path:
+        return Path("runs") / f"foretell-{self.family}-{name}-{self.seed}"
+
+    def run(self, name: str) -> Path:
+        """Audit and train a set-up, unless that was done; the run directory, which holds both."""
+        directory, setup = self.directory(name), SETUPS[name]
+        trained, audited = ((directory / file).exists() for file in ("eval.json", "audit.json"))
+        if trained and audited:
+            return directory
+        built = setup.build(self) if setup.build else []
+        words = [str(HERE / f"{self.family}.yaml"), "profile=scenes", f"name={directory.name}"]
+        words += [f"seed={self.seed}", f"train.max_steps={self.steps}", "tracking.wandb=off"]
+        words += ["monitor.audit=false", "monitor.every=0", "monitor.keep=last"]
+        words += [*setup.overrides, *built, *self.more]
+        if not trained:
+            command("train", *words, "--overwrite")
+        command("audit", *words)  # of the base, which training leaves as it was
+        return directory
+
+
+def weak_scorer(_: Trial) -> list[str]:
     """Scorer A stopped early: right about colours and sizes, often wrong about shapes."""
     folder = BUILT / "weak-scorer"
     if not (folder / "open_clip_model.safetensors").exists():
@@ -52,33 +82,33 @@ def weak_scorer(run: Callable[[str], Path]) -> list[str]:
     return [f"scorer.train=local-dir:{folder}"]
 
 
-def blind_base(run: Callable[[str], Path]) -> list[str]:
+def blind_base(trial: Trial) -> list[str]:
     """The base with a connector that passes nothing: it says what is often said, of any image."""
-    folder = BUILT / "blind-base"
+    folder = BUILT / f"{trial.family}-blind-base"
     if not folder.exists():
-        model, processor = base()
-        for parameter in model.model.connector.parameters():
+        model, processor = base(trial.family)
+        for parameter in model.get_submodule(CONNECTOR[trial.family]).parameters():
             parameter.data.zero_()
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return [f"policy.model={folder}"]
 
 
-def sated_base(run: Callable[[str], Path]) -> list[str]:
+def sated_base(trial: Trial) -> list[str]:
     """The base after the default recipe: what it can say of an image it says already."""
-    folder = BUILT / "sated-base"
+    folder = BUILT / f"{trial.family}-sated-base-{trial.seed}"
     if not folder.exists():
-        model, processor = base()
-        trained = PeftModel.from_pretrained(model, str(run("default") / "adapter"))
+        model, processor = base(trial.family)
+        trained = PeftModel.from_pretrained(model, str(trial.run("default") / "adapter"))
         trained.merge_and_unload().save_pretrained(folder)
         processor.save_pretrained(folder)
     return [f"policy.model={folder}"]
 
 
-def base() -> tuple[Any, Any]:
-    """The embedded SmolVLM and its processor."""
+def base(family: str) -> tuple[Any, Any]:
+    """The embedded policy and its processor."""
     told = {"dtype": "float32", "attn_implementation": "auto", "image_splitting": False}
-    return policy.load("smolvlm", SimpleNamespace(model="embedded", **told))
+    return policy.load(family, SimpleNamespace(model="embedded", **told))
 
 
 @dataclass(frozen=True)
@@ -87,7 +117,7 @@ class Setup:
 
     about: str
     overrides: tuple[str, ...] = ()
-    build: Callable[[Callable[[str], Path]], list[str]] | None = None
+    build: Callable[[Trial], list[str]] | None = None
 
 
 GUARDS = ("repetition", "length")
@@ -114,23 +144,6 @@ SETUPS = {
     "sated": Setup("default, a base that says all it knows", build=sated_base),
     "blind": Setup("default, a base that cannot see", build=blind_base),
 }
-
-
-def run(name: str, steps: int, seed: int, more: tuple[str, ...] = ()) -> Path:
-    """Audit and train a set-up, unless that was done; the run directory, which holds both."""
-    directory = Path("runs") / f"foretell-{name}-{seed}"
-    setup = SETUPS[name]
-    trained, audited = ((directory / file).exists() for file in ("eval.json", "audit.json"))
-    if trained and audited:
-        return directory
-    built = setup.build(lambda other: run(other, steps, seed, more)) if setup.build else []
-    words = [FILE, "profile=scenes", f"name={directory.name}", f"seed={seed}"]
-    words += ["tracking.wandb=off", "monitor.audit=false", "monitor.every=0", "monitor.keep=last"]
-    words += [f"train.max_steps={steps}", *setup.overrides, *built, *more]
-    if not trained:
-        command("train", *words, "--overwrite")
-    command("audit", *words)  # of the base, which training leaves as it was
-    return directory
 
 
 def command(*words: str) -> None:
@@ -180,13 +193,12 @@ def interval(estimate: dict[str, float]) -> str:
     return f"{estimate['value']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
 
 
-def table(seed: int) -> str:
+def table(trial: Trial) -> str:
     """The Markdown table of every set-up that is done."""
     head = ["set-up", "audit", "change of F1", "change of hallucinated", "F1", "RL was", "agreed"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, setup in SETUPS.items():
-        folder = Path("runs") / f"foretell-{name}-{seed}"
-        files = [folder / "audit.json", folder / "eval.json"]
+        files = [trial.directory(name) / file for file in ("audit.json", "eval.json")]
         if all(file.exists() for file in files):
             lines.append(row(setup.about, *(json.loads(file.read_text()) for file in files)))
     return "\n".join(lines)
@@ -195,11 +207,12 @@ def table(seed: int) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=SETUPS, metavar="NAME")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", choices=CONNECTOR, default="smolvlm")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true", help="only print what is there")
     asked = parser.parse_args()
-    if not asked.table:
-        for name in asked.only or SETUPS:
-            run(name, asked.steps, asked.seed)
-    print(table(asked.seed))
+    for trial in (Trial(asked.family, seed) for seed in asked.seeds):
+        if not asked.table:
+            for name in asked.only or SETUPS:
+                trial.run(name)
+        print(f"\n{trial.family}, seed {trial.seed}\n\n{table(trial)}")

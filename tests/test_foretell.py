@@ -65,12 +65,13 @@ def test_one_set_up_runs_once_and_is_in_the_table(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(foretell, "command", command)
     monkeypatch.setattr(audit, "IMAGES", 8)
+    trial = foretell.Trial(steps=2, more=tuple(FEW))
     for _ in range(2):
-        directory = foretell.run("constant", 2, 0, tuple(FEW))
+        directory = trial.run("constant")
     assert asked == ["train", "audit"], "what is done is not done again"
     verdict = json.loads((directory / "audit.json").read_text())["verdict"]
     assert verdict["overall"] == "fail"
     assert verdict["lines"][0]["about"] == "ties"
-    head, _, line = foretell.table(0).splitlines()
+    head, _, line = foretell.table(trial).splitlines()
     assert line.startswith("| constant reward | fail ties |")
     assert head.count("|") == line.count("|")
