@@ -7,15 +7,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import (
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import AutoModelForImageTextToText, Idefics3Config, Qwen2VLConfig
 
 from vizer_rl import policy
 from vizer_rl.settings import Policy
+
+DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def embedded(family: str) -> tuple[Any, Any, int]:
 
 
 def shaped_smolvlm(
-    shape: Shape, tile: int, patch: int, scale: int, tiles: int
+    shape: Shape, tile: int, patch: int, scale: int, tiles: int, dtype: torch.dtype = DTYPE
 ) -> tuple[Any, Any, int]:
     """Idefics3 of this shape on images of `tiles` × `tiles` tiles and the whole (1: one tile)."""
     _, processor = policy.load("smolvlm", Policy(model="embedded", dtype="float32"))
@@ -61,10 +58,12 @@ def shaped_smolvlm(
         vision_config=_tower(shape, image_size=tile, patch_size=patch),
         text_config=_text(shape, processor, model_type="llama"),
     )
-    return _made(Idefics3ForConditionalGeneration, config, processor), processor, tile * tiles
+    return _made(config, processor, dtype), processor, tile * tiles
 
 
-def shaped_qwen2vl(shape: Shape, patch: int, side: int) -> tuple[Any, Any, int]:
+def shaped_qwen2vl(
+    shape: Shape, patch: int, side: int, dtype: torch.dtype = DTYPE
+) -> tuple[Any, Any, int]:
     """Qwen2-VL of this shape on square images of side × side tokens."""
     _, processor = policy.load("qwen2vl", Policy(model="embedded", dtype="float32"))
     seen, pixels = processor.image_processor, side * 2 * patch
@@ -89,7 +88,7 @@ def shaped_qwen2vl(shape: Shape, patch: int, side: int) -> tuple[Any, Any, int]:
             "spatial_merge_size": 2,
         },
     )
-    return _made(Qwen2VLForConditionalGeneration, config, processor), processor, pixels
+    return _made(config, processor, dtype), processor, pixels
 
 
 def images(side: int, count: int, seed: int) -> list[Image.Image]:
@@ -136,13 +135,12 @@ def _tower(shape: Shape, **more: int) -> dict[str, Any]:
     }
 
 
-def _made(kind: Any, config: Any, processor: Any) -> Any:
-    on_gpu = torch.cuda.is_available()
-    config._attn_implementation = "sdpa"
+def _made(config: Any, processor: Any, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     with torch.device(policy.device()):
-        model = kind(config)
-    model = model.to(torch.bfloat16) if on_gpu else model
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=dtype, attn_implementation="sdpa"
+        )
     model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id]
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model.requires_grad_(False).eval()

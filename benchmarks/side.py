@@ -14,8 +14,10 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import GRPOTrainer
 
+import rewards
 from vizer_rl import policy
 from vizer_rl.algorithms.grpo import GRPO, arguments
+from vizer_rl.encoders import OpenClip
 from vizer_rl.families import FAMILIES
 from vizer_rl.features import Features
 from vizer_rl.scoring import Reward, Scoring
@@ -33,7 +35,8 @@ PHASES = {
 class Case:
     """A benchmark: `make` gives model, processor and the images' side in pixels.
 
-    words: tokens per caption, 0: as the policy ends them; steps: how many are timed, after one.
+    words: tokens per caption, 0: as the policy ends them; steps: how many are timed, after one;
+    real: a policy of real size with a scorer of the size of ViT-L-14, in bfloat16.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Case:
     group: int = 8
     words: int = 24
     steps: int = 3
-    gpu: bool = False
+    real: bool = False
 
 
 def length(batch: Any) -> list[float]:
@@ -62,20 +65,26 @@ class Side:
             "per_device_train_batch_size": count,
             "max_completion_length": case.words or 32,
             "log_completions": False,
-            "bf16": torch.cuda.is_available(),
+            "bf16": case.real or torch.cuda.is_available(),
+            "gradient_checkpointing": case.real,
             "dataloader_num_workers": 0,
         }
         if case.words:
             told["generation_kwargs"] = {"min_new_tokens": case.words}
         args = arguments(told, directory=Path(folder), seed=0, weights=[1.0], report_to=[])
         eos = range(model.config.get_text_config().vocab_size)  # as if every caption had ended
-        scoring = Scoring([Reward("length", 1.0, length)], None, None, eos, case.group)  # type: ignore[arg-type]
-        rank = 32 if case.gpu else 16
+        reward, scorer = Reward("length", 1.0, length), None
+        if case.real:
+            scorer = OpenClip("ViT-L-14/", policy.device())  # no tag: random weights
+            reward = Reward("clip_similarity", 1.0, rewards.make("clip_similarity", {}))
+        scoring = Scoring([reward], lambda _: scorer, None, eos, case.group)  # type: ignore[arg-type, return-value]
+        rank = 32 if case.real else 16
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=FAMILIES[case.family].lora)
         dataset = Dataset.from_dict({"prompt": ["rows are handed over"] * case.group})
         torch.manual_seed(1)
         if ours:
-            seen = Features(model, processor, FAMILIES[case.family])
+            on_gpu = torch.cuda.is_available()
+            seen = Features(model, processor, FAMILIES[case.family], cuda=on_gpu)
             self.trainer: Any = GRPO(model, processor, lora, scoring, args, dataset, [], seen)
         else:
             forbidden = policy.forbidden_ids(model, processor)

@@ -1,10 +1,17 @@
 """The packed row itself: what stands where, what sees what, its log-probs, its groups."""
 
-import torch
+import time
 
-from vizer_rl import shared_prefix
+import pytest
+import torch
+from torch.nn.attention.flex_attention import BlockMask, create_mask
+
+from vizer_rl import attention, shared_prefix
+from vizer_rl.attention import block_mask, mask
 from vizer_rl.rollout import whole_groups
-from vizer_rl.shared_prefix import Prompt, layout, log_probs, mask
+from vizer_rl.shared_prefix import Prompt, layout, log_probs
+
+from .test_shared_prefix import load
 
 
 def test_a_position_sees_its_prompt_and_its_own_branch():
@@ -20,6 +27,48 @@ def test_a_position_sees_its_prompt_and_its_own_branch():
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],
     ]
+
+
+def test_a_block_mask_is_the_same_rule():
+    def prompt(n):
+        return Prompt(torch.arange(n), torch.arange(n)[None], None, {})
+
+    captions = [[5] * 70, [5] * 60, [5] * 130, [5] * 40]
+    made = layout([prompt(150), prompt(90), prompt(50)], [0, 0, 1, 2], captions)
+    block = block_mask(made.group, made.branch)
+    rows, length = made.group.shape
+    assert length > 256
+    assert rows > 1, "blocks of 128, more than one row"
+    dense = create_mask(block.mask_mod, rows, 1, length, length, "cpu")
+    assert torch.equal(dense, mask(made.group, made.branch))
+    kept = block.to_dense()[:, 0].bool()
+    assert not kept.all(), "blocks are left out"
+    seen = dense[:, 0].nonzero()
+    assert kept[seen[:, 0], seen[:, 1] // 128, seen[:, 2] // 128].all()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_quicker_attention_is_taken(monkeypatch):
+    model, _ = load("qwen2vl", False)
+    told = model.config.get_text_config
+    group = torch.zeros(2, attention.LONG, dtype=torch.long)
+    slow = {"sdpa": 0.0, "flex": 0.0}
+
+    def attend(layer, query, key, value, seen, **more):
+        time.sleep(slow["flex" if isinstance(seen, BlockMask) else "sdpa"])
+        return [query * key.mean() * value.mean()]
+
+    monkeypatch.setattr(attention, "attend", attend)
+    assert attention.choose(model, group[:, 8:], group[:, 8:], torch.float32) == {}
+    slow["flex"] = 0.02
+    assert attention.choose(model, group, group, torch.float32)["flex"] > 0.02
+    assert told()._attn_implementation == "sdpa"
+    assert isinstance(attention.seen_by(model, group, group), torch.Tensor)
+    slow.update(flex=0.0, sdpa=0.02)
+    attention.choose(model, group, group, torch.float32)
+    assert told()._attn_implementation == attention.ROWS
+    assert model.config.vision_config._attn_implementation == "sdpa"
+    assert isinstance(attention.seen_by(model, group, group), BlockMask)
 
 
 def test_short_groups_share_a_row():

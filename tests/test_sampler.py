@@ -1,7 +1,10 @@
 """Captions continued side by side: the tokens of `generate`, and its distribution."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from vizer_rl import policy, sampler
 from vizer_rl.families import FAMILIES
@@ -115,6 +118,49 @@ def test_log_probs_of_sampled_tokens_are_those_the_loss_computes():
     with torch.no_grad():
         again = caption_forward(model, prompts, of, ids, mask).logps
     assert torch.allclose(logps, again, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
+def test_steps_of_fixed_shapes_sample_the_same_and_ask_nothing_of_the_host(family, monkeypatch):
+    model, processor = load(family, True)
+    images, texts = asked(model, processor, True)
+    prompts = Features(model, processor, FAMILIES[family]).prompts(images, texts)
+    fed, shapes = sampler._Going._feed, []
+
+    def feed(self, *told):
+        if len(told) == 4:  # as for a CUDA graph: no shape may change, no value may be looked at
+            shapes.append([tuple(x.shape) for x in told])
+        if len(shapes) == 2 and len(told) == 4:
+            with torch.no_grad():  # raises where a value is asked for
+                make_fx(partial(fed, self), tracing_mode="fake", _allow_non_fake_inputs=True)(*told)
+        return fed(self, *told)
+
+    monkeypatch.setattr(sampler._Going, "_feed", feed)
+    options = {"do_sample": True, "max_new_tokens": 20, "pad_token_id": 0}
+    said = []
+    for fixed in (False, True):
+        torch.manual_seed(3)
+        said.append(sampler.sample(model, prompts, [2, 0, 0, 1, 2, 2], fixed=fixed, **options))
+    assert said[0].ids == said[1].ids
+    assert len({len(ids) for ids in said[0].ids}) > 1, "captions of different lengths"
+    for growing, fixed in zip(said[0].logps, said[1].logps, strict=True):
+        assert growing == pytest.approx(fixed, abs=1e-5)
+    assert len(shapes) == max(map(len, said[0].ids))
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
+def test_a_graph_samples_what_steps_launched_one_by_one_do(family):
+    model, processor = load(family, True)
+    images, texts = asked(model, processor, True)
+    prompts = Features(model, processor, FAMILIES[family]).prompts(images, texts)
+    options = {"do_sample": False, "max_new_tokens": 40, "min_new_tokens": 20, "pad_token_id": 0}
+    growing, fixed = (
+        sampler.sample(model, prompts, [2, 0, 0, 1, 2, 2], fixed=fixed, **options)
+        for fixed in (False, True)
+    )
+    assert growing.ids == fixed.ids
 
 
 @pytest.mark.gpu

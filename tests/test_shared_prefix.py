@@ -7,9 +7,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
+from torch.nn.attention import flex_attention
 from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from vizer_rl import policy
+from vizer_rl import attention, policy
 from vizer_rl.adapter import merged
 from vizer_rl.algorithms import find
 from vizer_rl.algorithms.grpo import GRPO, arguments
@@ -17,6 +18,7 @@ from vizer_rl.families import FAMILIES
 from vizer_rl.features import Features
 from vizer_rl.scoring import Reward, Scoring
 from vizer_rl.settings import Policy
+from vizer_rl.shared_prefix import inner
 
 G = 4
 PPO, RLOO = find("ppo"), find("rloo")
@@ -161,6 +163,21 @@ def test_loss_and_gradients_are_stock_trls(family, mixed, how, checkpointing, tm
     alike(grads_a, grads_b)
 
 
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_has_the_gradients_of_stock_trl_too(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)  # no backward on CPUs
+    ours, rows = trainer(family, True, "lora", True, tmp_path / "ours", True)
+    stock, _ = trainer(family, True, "lora", True, tmp_path / "stock", False)
+    inner(ours.model).set_attn_implementation({"text_config": attention.ROWS})
+    with torch.compiler.set_stance("force_eager"):  # but as plain operations it has one
+        a, loss_a, grads_a = step(ours, rows)
+    b, loss_b, grads_b = step(stock, rows)
+    assert torch.allclose(a["ref_per_token_logps"], b["ref_per_token_logps"], atol=1e-5, rtol=2e-6)
+    assert abs(loss_a - loss_b) <= 1e-5 * abs(loss_b)
+    alike(grads_a, grads_b)
+
+
 def alike(grads_a, grads_b):
     assert grads_a.keys() == grads_b.keys()
     largest = max(float(grad.norm()) for grad in grads_b.values() if grad is not None)
@@ -213,6 +230,25 @@ def test_old_log_probs_come_from_sampling_where_the_policy_is_the_same(tmp_path)
         now = made.caption_forward(made.model, batch).logps
     assert torch.allclose(batch["old_per_token_logps"], now, atol=1e-5)
     assert not torch.allclose(batch["ref_per_token_logps"], now, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_rollout_as_on_cuda_samples_the_same_and_settles_on_a_kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    monkeypatch.setattr(attention, "LONG", 8)
+    batches = []
+    for cuda in (False, True):
+        made, rows = trainer("smolvlm", True, "lora", False, tmp_path, True)
+        del made._sample
+        made.compute_once(made.features)
+        made.features.cuda, made._attention_chosen = cuda, not cuda
+        torch.manual_seed(7)
+        with torch.compiler.set_stance("force_eager"):
+            batches.append(made._generate_and_score_completions(rows))
+        assert ("attention/flex" in made._metrics["train"]) is cuda
+    growing, fixed = batches
+    assert torch.equal(growing["completion_ids"], fixed["completion_ids"])
+    assert torch.allclose(growing["ref_per_token_logps"], fixed["ref_per_token_logps"], atol=1e-4)
 
 
 def test_hidden_states_and_entropies_are_those_of_rows_of_their_own(tmp_path):

@@ -80,9 +80,11 @@ class Features:
         *,
         memory: int = MEMORY,
         folder: Path | None = None,
+        cuda: bool = False,
     ) -> None:
+        """`cuda`: prompts go through a CUDA graph and the kernel that is the quicker one."""
         self.model, self.processor, self.family = model, processor, family
-        self.memory, self.folder = memory, folder
+        self.memory, self.folder, self.cuda = memory, folder, cuda
         self.sharded = False  # weights spread over devices: all must go through the tower together
         self._entries: OrderedDict[str, Read] = OrderedDict()
         self._bytes = self._asked = self._found = 0
@@ -237,4 +239,5 @@ def of_run(
         say(f"one row per caption, as TRL does it: {why_not}")
         return None
     folder = Path(run.engine.features).expanduser() if run.engine.features else None
-    return Features(model, processor, entry, folder=folder)
+    cuda = run.engine.cuda == "auto" and model.device.type == "cuda"
+    return Features(model, processor, entry, folder=folder, cuda=cuda)

@@ -121,7 +121,7 @@ def caption(
         some = [images[i] for i in range(start, min(start + batch_size, len(images)))]
         if features is not None:
             prompts = features.prompts(some, [text] * len(some))
-            out += sample(model, prompts, range(len(some)), **asked).ids
+            out += sample(model, prompts, range(len(some)), fixed=features.cuda, **asked).ids
             continue
         inputs = processor(
             images=[[image] for image in some],

@@ -3,7 +3,9 @@
 The key-value cache of a prompt is never copied per caption. A decoding step feeds one token of each
 caption still going to the row of its prompt, where a mask keeps captions apart: attention reads a
 prompt's keys and values once for all of them. What can be set about sampling is prepared by the
-public `generate`, which calls the loop below in place of its own.
+public `generate`, which calls the loop below in place of its own. On CUDA the shapes of a step are
+fixed and it is replayed as a graph (decoding.py): at a token per caption, a step that is launched
+kernel by kernel waits for the host most of the time.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed
 from torch import Tensor
-from transformers import DynamicCache
 
 from .adapter import merged
-from .shared_prefix import PADDING, PROMPT, Prompt, image_inputs, mask, model_inputs
+from .attention import PADDING, PROMPT, mask, model_inputs
+from .decoding import WORTH, Replayed, room_for
+from .shared_prefix import ALIGN, Prompt, image_inputs
 
 DROP_ROWS = 0.25  # of the rows done with: from here on moving the cache pays
 
@@ -41,11 +44,13 @@ def sample(
     of: Sequence[int],
     *,
     synced: bool = False,
+    fixed: bool = False,
     **generation: Any,
 ) -> Sampled:
     """A caption for each of `of`, indices of prompts. `generation`: arguments of `model.generate`.
 
-    synced: go on until all devices are done, as weights spread over them need it.
+    synced: go on until all devices are done, as weights spread over them need it; fixed: steps of
+    fixed shapes, on CUDA as a graph where captions may be long enough for it to pay.
     """
     width = max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -55,12 +60,11 @@ def sample(
         present[r, width - len(prompt.ids) :] = 1
 
     def loop(model: Any, input_ids: Tensor, **prepared: Any) -> Sampled:
-        return _Going(model, prompts, of, input_ids).finish(
-            prepared["logits_processor"],
-            prepared["stopping_criteria"],
-            prepared["generation_config"],
-            synced,
-        )
+        config = prepared["generation_config"]
+        longest = config.max_length - input_ids.shape[1]
+        going = _Going(model, prompts, of, input_ids, longest, fixed and longest >= WORTH)
+        processor, stopping = prepared["logits_processor"], prepared["stopping_criteria"]
+        return going.finish(processor, stopping, config, synced)
 
     with nullcontext() if synced else merged(model):
         return model.generate(
@@ -75,12 +79,19 @@ class _Going:
     """Captions on their way; `alive` are those to go on, by the row of their prompt.
 
     told (B, P + t): prompt and caption tokens so far; columns (R, C): PROMPT, PADDING or 1 + the
-    caption (in its group) that a column of the cache belongs to; positions, after (K, R, 1): of the
-    token to be fed, of the one after it.
+    caption (in its group) that a column of the cache belongs to, `filled` of them; positions, after
+    (K, R, 1): of the token to be fed, of the one after it. No caption gets more than `longest`
+    tokens.
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[Prompt], of: Sequence[int], told: Tensor
+        self,
+        model: Any,
+        prompts: Sequence[Prompt],
+        of: Sequence[int],
+        told: Tensor,
+        longest: int,
+        fixed: bool,
     ) -> None:
         self.model, self.told, self.device = model, told, told.device
         self.alive: list[list[int]] = [[] for _ in prompts]
@@ -91,12 +102,19 @@ class _Going:
         after = [p.positions.new_full((len(p.positions), 1), p.next_position) for p in prompts]
         self.positions = torch.stack(last, 1).to(self.device)
         self.after = torch.stack(after, 1).to(self.device)
-        self.cache = DynamicCache(config=model.config)
-        self.columns = self._prefill(prompts)
+        self.slots = max(len(row) for row in self.alive)
+        self.filled = max(len(prompt.ids) for prompt in prompts) - 1
+        room = self.filled + longest * self.slots
+        room += -room % ALIGN if fixed else 0
+        self.cache = room_for(model, room)
+        self.columns = self.told.new_full((len(prompts), room), PADDING)
+        self.columns[:, : self.filled] = self._prefill(prompts)
+        fed = Replayed(self._feed) if self.device.type == "cuda" else self._feed
+        self.fixed = fed if fixed else None
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Fill the cache with the prompts but their last tokens; returns `columns`."""
-        shape = (len(prompts), max(len(prompt.ids) for prompt in prompts) - 1)
+        """Fill the cache with the prompts but their last tokens; returns these columns."""
+        shape = (len(prompts), self.filled)
         ids, columns = torch.zeros(shape, dtype=torch.long), torch.full(shape, PADDING)
         positions = torch.zeros(len(prompts[0].positions), *shape, dtype=torch.long)
         for r, prompt in enumerate(prompts):
@@ -147,24 +165,38 @@ class _Going:
 
     def _step(self) -> Tensor:
         """Feed each living caption's last token; (living, V) float32 logits of the next."""
-        slots = max(1, max(len(row) for row in self.alive))
+        slots = self.slots if self.fixed else max(1, max(len(row) for row in self.alive))
         branch = [
             [self.branch[b] for b in row] + [PADDING] * (slots - len(row)) for row in self.alive
         ]
         branches = torch.tensor(branch, device=self.device)
         which = [row + [0] * (slots - len(row)) for row in self.alive]
         tokens = self.told[torch.tensor(which, device=self.device), -1]
-        self.columns = torch.cat([self.columns, branches], 1)
-        mine = self.columns[:, None, :] == branches[:, :, None]
-        allowed = (mine | (self.columns[:, None, :] == PROMPT))[:, None]
-        logits = self.model(
-            input_ids=tokens,
-            **model_inputs(self.positions.expand(-1, -1, slots), allowed),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
+        begin, self.filled = self.filled, self.filled + slots
+        self.columns[:, begin : self.filled] = branches
+        there = (self.columns if self.fixed else self.columns[:, : self.filled])[:, None, :]
+        allowed = ((there == branches[:, :, None]) | (there == PROMPT))[:, None]
+        told = tokens, self.positions.expand(-1, -1, slots), allowed
+        if self.fixed:
+            logits = self.fixed(*told, torch.arange(begin, self.filled, device=self.device))
+        else:
+            logits = self._feed(*told)
         self.positions, self.after = self.after, self.after + 1
         return logits[branches != PADDING].float()
+
+    def _feed(
+        self, tokens: Tensor, positions: Tensor, allowed: Tensor, at: Tensor | None = None
+    ) -> Tensor:
+        """(R, slots, V) logits after tokens (R, slots); columns `at` get their keys and values."""
+        for layer in self.cache.layers:
+            layer.at = at
+        output = self.model(
+            input_ids=tokens,
+            **model_inputs(positions, allowed),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.logits
 
     def _anybody(self, synced: bool) -> bool:
         """Whether a caption is still going: here or, with weights in parts, on any device."""
@@ -177,6 +209,8 @@ class _Going:
 
     def _drop_rows(self) -> None:
         """Leave prompts behind whose captions are all done, once they are many."""
+        if self.fixed:
+            return
         keep = [r for r, row in enumerate(self.alive) if row] or [0]
         if len(self.alive) - len(keep) < max(1, DROP_ROWS * len(self.alive)):
             return

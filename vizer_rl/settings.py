@@ -133,6 +133,13 @@ class Engine(Section):
         default="auto",
         description="auto: every image and prompt computed once per group; off: as TRL does",
     )
+    cuda: Annotated[
+        Literal["auto", "off"],
+        BeforeValidator(lambda value: "off" if value is False else value),
+    ] = Field(
+        default="auto",
+        description="auto: sampling as a CUDA graph, FlexAttention where faster; off: neither",
+    )
     features: str | None = Field(
         default=None, description="folder that keeps what the vision tower saw; null: memory only"
     )

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention import PADDING, PROMPT, model_inputs, seen_by
+
 ALIGN = 8  # row lengths are multiples of it: CUDA's kernels take such a mask without copying it
 LOGITS_AT_ONCE = 2**24  # more are computed in chunks, and again in the backward pass: 64 MiB
-PROMPT, PADDING = 0, -1  # of `branch`; the captions of a group count from 1
 
 
 class CaptionForward(NamedTuple):
@@ -138,26 +139,6 @@ def _fill(sizes: dict[int, int]) -> list[list[int]]:
     return rows
 
 
-def mask(group: Tensor, branch: Tensor) -> Tensor:
-    """(R, 1, N, N) bool: where a position of a row may look.
-
-    It sees earlier ones of its group that are prompt or of its own branch; padding sees padding, so
-    that no row of the softmax is empty.
-    """
-    length = group.shape[1]
-    mine = group[:, :, None] == group[:, None, :]
-    shared = (branch[:, None, :] == PROMPT) | (branch[:, :, None] == branch[:, None, :])
-    earlier = torch.ones(length, length, dtype=torch.bool, device=group.device).tril()
-    return (mine & shared & earlier)[:, None]
-
-
-def model_inputs(positions: Tensor, attention: Tensor) -> dict[str, Any]:
-    """`position_ids` and `attention_mask` in the form of the model: (K, R, N) and (R, 1, Q, N)."""
-    if positions.shape[0] == 1:
-        return {"position_ids": positions[0], "attention_mask": attention}
-    return {"position_ids": positions, "attention_mask": {"full_attention": attention}}
-
-
 def image_inputs(prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What the model's forward takes for the images of these prompts, each once, in this order."""
     known = [prompt.features for prompt in prompts]
@@ -253,7 +234,7 @@ def caption_forward(
     present = completion_mask.bool()
     output = model(
         input_ids=made.ids,
-        **model_inputs(made.positions, mask(made.group, made.branch)),
+        **model_inputs(made.positions, seen_by(inner(model), made.group, made.branch)),
         **image_inputs([prompts[i] for i in made.prompts]),
         captions=Targets(made.where, completion_ids[present]),
     )

@@ -18,10 +18,11 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import compute_flops_per_token, get_peak_flops
 
 from ..adapter import quick_off
+from ..attention import choose
 from ..features import Features
 from ..rollout import Reader, Rollout, whole_groups
 from ..sampler import sample
-from ..shared_prefix import CaptionForward, add_caption_head, inner
+from ..shared_prefix import CaptionForward, add_caption_head, inner, layout
 from ..timing import Clock
 
 VISION = (  # what TRL's forward takes of its training batch, for the families we have
@@ -31,6 +32,7 @@ VISION = (  # what TRL's forward takes of its training batch, for the families w
     "pixel_attention_mask",
     "mm_token_type_ids",
 )
+TRIED = 4  # rows that decide on a kernel
 
 
 class Packed(GRPOTrainer):
@@ -42,6 +44,7 @@ class Packed(GRPOTrainer):
         self.add_callback(self.clock)
         self.features, self.rollout = features, Rollout([])
         self._grouped: Any = None
+        self._attention_chosen = features is None or not features.cuda
         if features is None:
             return
         args, processor = self.args, self.processing_class
@@ -175,6 +178,8 @@ class Packed(GRPOTrainer):
     def _sample(self) -> list[list[int]]:
         """A caption for each row of the rollout."""
         args, rollout = self.args, self.rollout
+        together = self.sharded and self.accelerator.num_processes > 1
+        cuda = self.features is not None and self.features.cuda
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -189,14 +194,28 @@ class Packed(GRPOTrainer):
                 model,
                 rollout.prompts,
                 rollout.of.tolist(),
-                synced=self.sharded and self.accelerator.num_processes > 1,
+                synced=together,
+                fixed=cuda and not together,
                 generation_config=self.generation_config,
             )
+        self._choose_attention(done.ids)
         every = args.steps_per_generation * self.num_iterations
         exact = self.model.dtype == torch.float32 and not (args.bf16 or args.fp16)
         if args.gradient_accumulation_steps % every and exact:  # where TRL wants old log-probs
             rollout.keep_old(done.logps)
         return done.ids
+
+    def _choose_attention(self, captions: list[list[int]]) -> None:
+        """Before the first forward of packed rows on CUDA: the kernel that is quicker for them."""
+        if self._attention_chosen:
+            return
+        self._attention_chosen = True
+        made = layout(self.rollout.prompts, self.rollout.of.tolist(), captions)
+        group, branch = (x[:TRIED].to(self.accelerator.device) for x in (made.group, made.branch))
+        dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
+        for model in filter(None, (self.model, self.ref_model)):
+            for kernel, seconds in choose(inner(model), group, branch, dtype).items():
+                self.note(f"attention/{kernel}", seconds)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids: Any
