@@ -70,3 +70,19 @@ def test_the_cards_are_true_of_the_files():
     judge = quality.log_probability(*policy.load("smolvlm", run.policy))
     said, told = quality.attribute_choice(judge, 60), card("smolvlm")["forced_choice"]
     assert all(abs(said[k] - told[k]) < 0.06 for k in ("shape", "colour", "size", "fill"))
+
+
+def test_two_rewards_of_a_step_share_one_pass_over_the_captions(monkeypatch):
+    scorer, passes = OpenClip("embedded:a", CPU), []
+    encode = scorer.model.encode_text
+    monkeypatch.setattr(
+        scorer.model, "encode_text", lambda *a, **k: passes.append(len(a[0])) or encode(*a, **k)
+    )
+    said = ["a red star", "a blue circle", "a red star"]
+    first, again = scorer.text_features(said), scorer.text_features(said)
+    assert torch.equal(first, again)
+    assert torch.equal(first[0], first[2])
+    assert passes == [2]
+    other = scorer.text_features(["a blue circle", "a cross"])
+    assert passes == [2, 2]
+    assert torch.allclose(other[0], first[1], atol=1e-5)

@@ -163,7 +163,6 @@ def test_a_graph_samples_what_steps_launched_one_by_one_do(family):
     assert growing.ids == fixed.ids
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
 @torch.no_grad()
 def test_bfloat16_is_no_further_from_float32_than_rows_of_their_own(family):

@@ -50,6 +50,7 @@ class OpenClip:
         self.context_length: int = self.tokenizer.context_length
         self.dtype = dtype
         self._features: dict[str, torch.Tensor] = {}
+        self._said: tuple[list[str] | None, torch.Tensor] = None, torch.zeros(0)
 
     @torch.no_grad()
     def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
@@ -89,16 +90,21 @@ class OpenClip:
 
     @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> torch.Tensor:
-        """(N, D) unit vectors, float32; equal captions are encoded once."""
+        """(N, D) unit vectors, float32; equal captions are encoded once.
+
+        The same captions asked for again, as by the next reward of a step, are not encoded anew.
+        """
         unique = list(dict.fromkeys(captions))
-        parts = [
-            self.model.encode_text(
-                self.tokenizer(unique[i : i + 256]).to(self.device), normalize=True
-            )
-            for i in range(0, len(unique), 256)
-        ]
+        if self._said[0] != unique:
+            parts = [
+                self.model.encode_text(
+                    self.tokenizer(unique[i : i + 256]).to(self.device), normalize=True
+                )
+                for i in range(0, len(unique), 256)
+            ]
+            self._said = unique, torch.cat(parts).float()
         row = {c: k for k, c in enumerate(unique)}
-        return torch.cat(parts).float()[[row[c] for c in captions]]
+        return self._said[1][[row[c] for c in captions]]
 
     def too_long(self, captions: Sequence[str]) -> list[bool]:
         """Whether the end of each caption lies beyond the context and is not seen."""
