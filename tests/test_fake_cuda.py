@@ -84,7 +84,7 @@ def test_the_packed_forward_stays_on_the_gpu(family, on_cuda):
     positions = group.expand(len(prompts[0].positions), -1, -1)
     logps, entropies, _ = model(
         input_ids=group,
-        **attention.model_inputs(positions, attention.seen_by(model, group, group)),
+        **attention.model_inputs(positions, attention.mask(group, group)),
         **image_inputs(prompts),
         captions=Targets(where, where),
     )

@@ -1,10 +1,11 @@
 """The packed row itself: what stands where, what sees what, its log-probs, its groups."""
 
 import time
+import types
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_mask
+from torch.nn.attention.flex_attention import create_mask
 
 from vizer_rl import attention, shared_prefix
 from vizer_rl.attention import block_mask, mask
@@ -48,27 +49,48 @@ def test_a_block_mask_is_the_same_rule():
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_quicker_attention_is_taken(monkeypatch):
+def test_flex_attention_takes_what_autocast_hands_over():
+    layer = types.SimpleNamespace(training=False, num_key_value_groups=2)
+    branch = torch.tensor([[0] * 9 + [1] * 4 + [2] * 3])
+    group = torch.zeros_like(branch)
+    query, key, value = (
+        torch.randn(1, 4, 16, 16),
+        torch.randn(1, 2, 16, 16),
+        torch.randn(1, 2, 16, 16),
+    )
+    with torch.compiler.set_stance("force_eager"):
+        seen = block_mask(group, branch)
+        flex, _ = attention.attend(layer, query, key, value.bfloat16(), seen, scaling=0.3)
+    sdpa, _ = attention.attend(layer, query, key, value, mask(group, branch), scaling=0.3)
+    assert flex.dtype == torch.bfloat16
+    assert torch.allclose(flex.float(), sdpa, atol=0.03)
+
+
+def test_the_quicker_kernel_is_kept():
     model, _ = load("qwen2vl", False)
-    told = model.config.get_text_config
-    group = torch.zeros(2, attention.LONG, dtype=torch.long)
-    slow = {"sdpa": 0.0, "flex": 0.0}
+    text = model.config.get_text_config()
+    seconds = {"sdpa": 0.0, attention.ROWS: 0.02}
 
-    def attend(layer, query, key, value, seen, **more):
-        time.sleep(slow["flex" if isinstance(seen, BlockMask) else "sdpa"])
-        return [query * key.mean() * value.mean()]
+    def once():
+        time.sleep(seconds[text._attn_implementation])
 
-    monkeypatch.setattr(attention, "attend", attend)
-    assert attention.choose(model, group[:, 8:], group[:, 8:], torch.float32) == {}
-    slow["flex"] = 0.02
-    assert attention.choose(model, group, group, torch.float32)["flex"] > 0.02
-    assert told()._attn_implementation == "sdpa"
-    assert isinstance(attention.seen_by(model, group, group), torch.Tensor)
-    slow.update(flex=0.0, sdpa=0.02)
-    attention.choose(model, group, group, torch.float32)
-    assert told()._attn_implementation == attention.ROWS
+    assert attention.quicker(model, once)[attention.ROWS] > 0.02
+    assert text._attn_implementation == "sdpa"
+    assert not attention.by_blocks(model)
+    seconds |= {"sdpa": 0.02, attention.ROWS: 0.0}
+    attention.quicker(model, once)
+    assert attention.by_blocks(model)
     assert model.config.vision_config._attn_implementation == "sdpa"
-    assert isinstance(attention.seen_by(model, group, group), BlockMask)
+
+
+def test_a_kernel_that_fails_says_how_to_do_without():
+    model, _ = load("smolvlm", False)
+
+    def once():
+        raise RuntimeError("no kernel image is available")
+
+    with pytest.raises(RuntimeError, match=r"fail under sdpa; engine\.cuda=off"):
+        attention.quicker(model, once)
 
 
 def test_short_groups_share_a_row():

@@ -12,7 +12,7 @@ from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from vizer_rl import attention, policy
 from vizer_rl.adapter import merged
-from vizer_rl.algorithms import find
+from vizer_rl.algorithms import find, packed
 from vizer_rl.algorithms.grpo import GRPO, arguments
 from vizer_rl.families import FAMILIES
 from vizer_rl.features import Features
@@ -235,7 +235,7 @@ def test_old_log_probs_come_from_sampling_where_the_policy_is_the_same(tmp_path)
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_a_rollout_as_on_cuda_samples_the_same_and_settles_on_a_kernel(tmp_path, monkeypatch):
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
-    monkeypatch.setattr(attention, "LONG", 8)
+    monkeypatch.setattr(packed, "LONG", 8)
     batches = []
     for cuda in (False, True):
         made, rows = trainer("smolvlm", True, "lora", False, tmp_path, True)
@@ -245,7 +245,7 @@ def test_a_rollout_as_on_cuda_samples_the_same_and_settles_on_a_kernel(tmp_path,
         torch.manual_seed(7)
         with torch.compiler.set_stance("force_eager"):
             batches.append(made._generate_and_score_completions(rows))
-        assert ("attention/flex" in made._metrics["train"]) is cuda
+        assert (f"attention/{attention.ROWS}" in made._metrics["train"]) is cuda
     growing, fixed = batches
     assert torch.equal(growing["completion_ids"], fixed["completion_ids"])
     assert torch.allclose(growing["ref_per_token_logps"], fixed["ref_per_token_logps"], atol=1e-4)

@@ -6,29 +6,42 @@ nothing is seen: most of a row where captions are many. Which of them is faster 
 
 from __future__ import annotations
 
+import functools
 import time
-import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PROMPT, PADDING = 0, -1  # of `branch`; the captions of a group count from 1
 ROWS = "shared_prefix"  # what transformers calls `attend`
+ALIGN = 8  # lengths are multiples of it: CUDA's kernels take such a dense mask without copying it
+BLOCK = 128  # of a block mask: FlexAttention compiles anew for lengths it does not know, so few
 LONG = 512  # positions: in shorter rows attention is a small part of a step
-ROUNDS = 5  # of a contest, after two that compile
+WARM, ROUNDS = 2, 3  # of a contest: two that compile, three that count
 
 
 def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, seen: Any, **more: Any) -> Any:
     """An attention function of transformers: a block mask goes to FlexAttention, others to SDPA."""
-    kernel = flex_attention_forward if isinstance(seen, BlockMask) else sdpa_attention_forward
-    return kernel(module, query, key, value, seen, **more)
+    if not isinstance(seen, BlockMask):
+        return sdpa_attention_forward(module, query, key, value, seen, **more)
+    groups = module.num_key_value_groups
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves them in float32
+    output = flex()(query, key, value, block_mask=seen, scale=more["scaling"])
+    return output.transpose(1, 2).contiguous(), None
+
+
+@functools.cache
+def flex() -> Callable[..., Tensor]:
+    """FlexAttention, compiled once. Without a score_mod, which beside a block mask gives NaN for
+    some lengths (pytorch#153799), so not by transformers' own way."""
+    return torch.compile(flex_attention)
 
 
 AttentionInterface.register(ROWS, attend)
@@ -67,51 +80,30 @@ def model_inputs(positions: Tensor, seen: Any) -> dict[str, Any]:
     return {"position_ids": positions, "attention_mask": {"full_attention": seen}}
 
 
-def seen_by(model: Any, group: Tensor, branch: Tensor) -> Any:
-    """The mask that the model's attention takes."""
-    kernel = model.config.get_text_config()._attn_implementation
-    return (block_mask if kernel == ROWS else mask)(group, branch)
+def by_blocks(model: Any) -> bool:
+    """Whether the model's rows go through FlexAttention."""
+    return bool(model.config.get_text_config()._attn_implementation == ROWS)
 
 
-def choose(model: Any, group: Tensor, branch: Tensor, dtype: torch.dtype) -> dict[str, float]:
-    """Let the model take FlexAttention if rows like these go through it faster, there and back.
+def quicker(model: Any, once: Callable[[], Any]) -> dict[str, float]:
+    """Leave a model with the kernel under which `once`, its way there and back, takes less time.
 
-    group, branch (R, N) of a layout. Returns what a layer takes in seconds by either way; nothing
-    where rows are shorter than LONG, which stay with SDPA.
+    Returns the seconds of either.
     """
-    if group.shape[1] < LONG:
-        return {}
-    config = model.config.get_text_config()
-    heads, pairs = config.num_attention_heads, config.num_key_value_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    layer = types.SimpleNamespace(training=True, num_key_value_groups=heads // pairs)
-    states = [
-        torch.randn(len(group), n, group.shape[1], size, device=group.device, dtype=dtype)
-        for n in (heads, pairs, pairs)
-    ]
-    query, key, value = (x.requires_grad_() for x in states)
     seconds = {}
-    for name, seen in (("sdpa", mask(group, branch)), ("flex", block_mask(group, branch))):
-
-        def once(seen: Any = seen) -> None:
-            attend(layer, query, key, value, seen, scaling=size**-0.5)[0].sum().backward()
-
-        try:
-            seconds[name] = _shortest(once)
-        except RuntimeError as error:
-            hint = "engine.cuda=off does without FlexAttention"
-            raise RuntimeError(f"{name} attention failed on rows of captions; {hint}") from error
-    if seconds["flex"] < seconds["sdpa"]:
-        model.set_attn_implementation({"text_config": ROWS})
+    for kernel in ("sdpa", ROWS):
+        model.set_attn_implementation({"text_config": kernel})
+        taken = []
+        for _ in range(WARM + ROUNDS):
+            began = time.perf_counter()
+            try:
+                once()
+            except RuntimeError as error:
+                hint = "engine.cuda=off does without the choice of a kernel"
+                raise RuntimeError(f"rows of captions fail under {kernel}; {hint}") from error
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - began)
+        seconds[kernel] = min(taken[WARM:])
+    model.set_attn_implementation({"text_config": min(seconds, key=lambda k: seconds[k])})
     return seconds
-
-
-def _shortest(once: Callable[[], None]) -> float:
-    taken = []
-    for _ in range(2 + ROUNDS):
-        began = time.perf_counter()
-        once()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return min(taken[2:])

@@ -19,9 +19,9 @@ import torch.distributed
 from torch import Tensor
 
 from .adapter import merged
-from .attention import PADDING, PROMPT, mask, model_inputs
+from .attention import ALIGN, PADDING, PROMPT, mask, model_inputs
 from .decoding import WORTH, Replayed, room_for
-from .shared_prefix import ALIGN, Prompt, image_inputs
+from .shared_prefix import Prompt, image_inputs
 
 DROP_ROWS = 0.25  # of the rows done with: from here on moving the cache pays
 

@@ -18,9 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import PADDING, PROMPT, model_inputs, seen_by
+from .attention import (
+    ALIGN,
+    BLOCK,
+    PADDING,
+    PROMPT,
+    block_mask,
+    by_blocks,
+    mask,
+    model_inputs,
+)
 
-ALIGN = 8  # row lengths are multiples of it: CUDA's kernels take such a mask without copying it
 LOGITS_AT_ONCE = 2**24  # more are computed in chunks, and again in the backward pass: 64 MiB
 
 
@@ -86,16 +94,22 @@ def inner(model: Any) -> Any:
 
 
 def layout(
-    prompts: Sequence[Prompt], of: Sequence[int], captions: Sequence[Sequence[int]]
+    prompts: Sequence[Prompt],
+    of: Sequence[int],
+    captions: Sequence[Sequence[int]],
+    align: int = ALIGN,
 ) -> Layout:
-    """Lay out captions (token ids) behind their prompts: `of[i]` is the prompt of caption i."""
+    """Lay out captions (token ids) behind their prompts: `of[i]` is the prompt of caption i.
+
+    The length of the rows is a multiple of `align`.
+    """
     members: dict[int, list[int]] = {}
     for i, which in enumerate(of):
         members.setdefault(which, []).append(i)
     bodies = {which: len(prompts[which].ids) - 1 for which in members}
     sizes = {w: bodies[w] + sum(len(captions[i]) for i in members[w]) for w in members}
     rows = _fill(sizes)
-    length = -(-max(sum(sizes[w] for w in row) for row in rows) // ALIGN) * ALIGN
+    length = -(-max(sum(sizes[w] for w in row) for row in rows) // align) * align
     kinds = prompts[0].positions.shape[0]
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros(kinds, len(rows), length, dtype=torch.long)
@@ -230,11 +244,13 @@ def caption_forward(
     lengths = completion_mask.sum(1).tolist()
     told = completion_ids.tolist()
     captions = [ids[:n] for ids, n in zip(told, lengths, strict=True)]
-    made = layout(prompts, of, captions).to(device)
+    blocks = by_blocks(inner(model))
+    made = layout(prompts, of, captions, BLOCK if blocks else ALIGN).to(device)
+    seen = (block_mask if blocks else mask)(made.group, made.branch)
     present = completion_mask.bool()
     output = model(
         input_ids=made.ids,
-        **model_inputs(made.positions, seen_by(inner(model), made.group, made.branch)),
+        **model_inputs(made.positions, seen),
         **image_inputs([prompts[i] for i in made.prompts]),
         captions=Targets(made.where, completion_ids[present]),
     )

@@ -13,12 +13,13 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import compute_flops_per_token, get_peak_flops
 
 from ..adapter import quick_off
-from ..attention import choose
+from ..attention import LONG, quicker
 from ..features import Features
 from ..rollout import Reader, Rollout, whole_groups
 from ..sampler import sample
@@ -32,7 +33,6 @@ VISION = (  # what TRL's forward takes of its training batch, for the families w
     "pixel_attention_mask",
     "mm_token_type_ids",
 )
-TRIED = 4  # rows that decide on a kernel
 
 
 class Packed(GRPOTrainer):
@@ -206,16 +206,32 @@ class Packed(GRPOTrainer):
         return done.ids
 
     def _choose_attention(self, captions: list[list[int]]) -> None:
-        """Before the first forward of packed rows on CUDA: the kernel that is quicker for them."""
+        """Once, on CUDA: the kernel that is quicker for a batch of these captions."""
         if self._attention_chosen:
             return
         self._attention_chosen = True
-        made = layout(self.rollout.prompts, self.rollout.of.tolist(), captions)
-        group, branch = (x[:TRIED].to(self.accelerator.device) for x in (made.group, made.branch))
-        dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
-        for model in filter(None, (self.model, self.ref_model)):
-            for kernel, seconds in choose(inner(model), group, branch, dtype).items():
-                self.note(f"attention/{kernel}", seconds)
+        rollout, size = self.rollout, self.args.per_device_train_batch_size
+        of = rollout.of[:size]
+        longest = layout(rollout.prompts, of.tolist(), captions[:size]).ids.shape[1]
+        if self.sharded or longest < LONG:
+            return
+        rows = [torch.tensor(ids, device=of.device) for ids in captions[:size]]
+        ids, mask = (
+            pad_sequence(some, batch_first=True)
+            for some in (rows, list(map(torch.ones_like, rows)))
+        )
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+
+        def once() -> None:
+            with torch.enable_grad(), self.accelerator.autocast():
+                done = rollout.forward(self.model, of, ids, mask)
+            torch.autograd.grad(done.logps.sum(), learning, allow_unused=True)
+
+        for kernel, seconds in quicker(inner(self.model), once).items():
+            self.note(f"attention/{kernel}", seconds)
+        if self.ref_model is not None:
+            kernel = inner(self.model).config.get_text_config()._attn_implementation
+            inner(self.ref_model).set_attn_implementation({"text_config": kernel})
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids: Any
