@@ -1,5 +1,7 @@
 """Captions continued side by side: the tokens of `generate`, and its distribution."""
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -147,6 +149,26 @@ def test_steps_of_fixed_shapes_sample_the_same_and_ask_nothing_of_the_host(famil
         assert growing == pytest.approx(fixed, abs=1e-5)
     assert len(shapes) == max(map(len, said[0].ids))
     assert all(shape == shapes[0] for shape in shapes)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_keys_and_values_are_gone_when_sampling_is_done(fixed, monkeypatch):
+    model, processor = load("smolvlm", False)
+    images, texts = asked(model, processor, False)
+    prompts = Features(model, processor, FAMILIES["smolvlm"]).prompts(images, texts)
+    made, room_for = [], sampler.room_for
+
+    def room(*told):
+        made.append(weakref.ref(cache := room_for(*told)))
+        return cache
+
+    monkeypatch.setattr(sampler, "room_for", room)
+    gc.disable()  # whoever goes round in circles stays
+    try:
+        sampler.sample(model, prompts, [0, 0, 1], fixed=fixed, max_new_tokens=9, pad_token_id=0)
+        assert [cache() for cache in made] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.gpu

@@ -109,8 +109,7 @@ class _Going:
         self.cache = room_for(model, room)
         self.columns = self.told.new_full((len(prompts), room), PADDING)
         self.columns[:, : self.filled] = self._prefill(prompts)
-        fed = Replayed(self._feed) if self.device.type == "cuda" else self._feed
-        self.fixed = fed if fixed else None
+        self.fixed = Replayed() if fixed else None
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Tensor:
         """Fill the cache with the prompts but their last tokens; returns these columns."""
@@ -178,7 +177,8 @@ class _Going:
         allowed = ((there == branches[:, :, None]) | (there == PROMPT))[:, None]
         told = tokens, self.positions.expand(-1, -1, slots), allowed
         if self.fixed:
-            logits = self.fixed(*told, torch.arange(begin, self.filled, device=self.device))
+            at = torch.arange(begin, self.filled, device=self.device)
+            logits = self.fixed(self._feed, *told, at)
         else:
             logits = self._feed(*told)
         self.positions, self.after = self.after, self.after + 1
