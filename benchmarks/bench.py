@@ -2,7 +2,7 @@
 
 Both take steps in turns in one process, on the same weights, images, rewards and group size. A step
 is processing, sampling, rewards, reference, loss, backward and optimizer. Memory is what a step
-adds to what is loaded; on a CPU it is measured in a process of its own.
+adds to what is loaded, as Linux tells; on a CPU in a process of its own but for the largest cases.
 Policies of real size run on CUDA; on a CPU only where asked for by name, one image, one step, in
 bfloat16 too.
 """
@@ -10,7 +10,6 @@ bfloat16 too.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
 import subprocess
@@ -88,8 +87,7 @@ Seconds = dict[str, dict[str, list[float]]]  # by side and phase
 def run(case: Case) -> tuple[dict[str, Any], Seconds]:
     """One case: the row of the results, and of each side the seconds of each phase."""
     told, peaks, difference, lengths, tokens, said = _steps(case)
-    if not torch.cuda.is_available():
-        gc.collect()  # trainers go round in circles: their memory is wanted
+    if not (torch.cuda.is_available() or case.real):
         peaks = {name: _peak_of(case, name) for name in SIDES}
     share = (sum(lengths) + said) / (case.group * sum(lengths) + said)
     row: dict[str, Any] = {
@@ -114,8 +112,8 @@ def run(case: Case) -> tuple[dict[str, Any], Seconds]:
 
 
 def _steps(case: Case) -> tuple[Seconds, dict[str, float], float, list[int], int, int]:
-    """Take the steps of a case. Seconds; peaks in MiB, on CUDA; how much the gradients differ,
-    relative; the prompts' lengths, an image's tokens and all tokens of the captions."""
+    """Take the steps of a case. Seconds; peaks in MiB; how much the gradients differ, relative; the
+    prompts' lengths, an image's tokens and all tokens of the captions."""
     with tempfile.TemporaryDirectory() as folder:
         sides = {name: Side(case, name == "ours", f"{folder}/{name}") for name in SIDES}
         captions, ours = sides["ours"].gradient()
@@ -125,11 +123,7 @@ def _steps(case: Case) -> tuple[Seconds, dict[str, float], float, list[int], int
             side.phases.clear()
         for _ in range(case.steps):
             for name, side in sides.items():
-                if torch.cuda.is_available():
-                    torch.cuda.reset_peak_memory_stats()
-                loaded = torch.cuda.memory_allocated()  # 0 without CUDA
-                side.step()
-                peaks[name] = (torch.cuda.max_memory_allocated() - loaded) / 2**20
+                peaks[name] = _added(side.step)
         prompts = sides["ours"].trainer.rollout.prompts
     told = {name: dict(side.phases) for name, side in sides.items()}
     lengths, said = [len(prompt.ids) for prompt in prompts], sum(map(len, captions))
@@ -138,19 +132,28 @@ def _steps(case: Case) -> tuple[Seconds, dict[str, float], float, list[int], int
 
 
 def _peak_of(case: Case, side: str) -> float:
-    """Memory that a step adds, in MiB, measured in a process of its own."""
+    """`peak`, there: here memory that was freed is kept for the next small tensors."""
     command = [sys.executable, "-m", "benchmarks.bench", "--peak", case.name, side]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def peak(case: Case, side: str) -> float:
-    """Memory of one step beyond what is loaded, in MiB; Linux tells."""
+    """`_added` of a first step, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        taker = Side(case, side == "ours", folder)
-        Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls to what is there
-        loaded = _highest()
-        taker.step()
+        return _added(Side(case, side == "ours", folder).step)
+
+
+def _added(step: Callable[[], None]) -> float:
+    """Memory that a step needs beyond what is loaded, in MiB."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls to what is there
+    loaded = _highest()
+    step()
     return _highest() - loaded
 
 
