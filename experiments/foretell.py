@@ -3,7 +3,7 @@
     .venv/bin/python experiments/foretell.py [--only NAME …] [--family NAME] [--seeds 0 …] [--table]
 
 Audits and trains what runs/ lacks, through the real commands, one after the other, and prints the
-tables for experiments/README.md; --table only prints them. The adapter after the last step is
+table for experiments/README.md; --table only prints it. The adapter after the last step is
 judged, not the one that the held-out scorer likes best: that choice saves many a bad reward. Poor
 scorers and bases are built when they are first needed, into data/foretell.
 """
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,36 +172,53 @@ AGREED = {
 }
 
 
-def row(about: str, foretold: dict[str, Any], told: dict[str, Any]) -> str:
-    """One line of the table."""
-    verdict = foretold["verdict"]
-    first = next((n for n in verdict["lines"] if n["level"] == verdict["overall"]), None)
-    why = first["about"] if first and verdict["overall"] != "pass" else ""
-    change, came = told["change"], outcome(told)
+def row(about: str, done: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """One line of the table, of (audit.json, eval.json) of each seed.
+
+    Words that differ from seed to seed stand side by side; numbers are means, their intervals the
+    widest.
+    """
+    verdicts, came = [], [outcome(told) for _, told in done]
+    for verdict in (foretold["verdict"] for foretold, _ in done):
+        first = next((n for n in verdict["lines"] if n["level"] == verdict["overall"]), None)
+        why = first["about"] if first and verdict["overall"] != "pass" else ""
+        verdicts.append(f"{verdict['overall']} {why}".strip())
+    sides = [
+        fmean(told[side]["fact_f1"]["value"] for _, told in done) for side in ("base", "trained")
+    ]
     cells = [
         about,
-        f"{verdict['overall']} {why}".strip(),
-        interval(change["fact_f1"]),
-        interval(change["hallucination_rate"]),
-        f"{told['base']['fact_f1']['value']:.3f} → {told['trained']['fact_f1']['value']:.3f}",
-        came,
-        AGREED[verdict["overall"], came],
+        words(verdicts),
+        interval([told["change"]["fact_f1"] for _, told in done]),
+        interval([told["change"]["hallucination_rate"] for _, told in done]),
+        f"{sides[0]:.3f} → {sides[1]:.3f}",
+        words(came),
+        words([AGREED[v.split()[0], c] for v, c in zip(verdicts, came, strict=True)]),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def interval(estimate: dict[str, float]) -> str:
-    return f"{estimate['value']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+def words(told: list[str]) -> str:
+    return told[0] if len(set(told)) == 1 else " / ".join(told)
 
 
-def table(trial: Trial) -> str:
-    """The Markdown table of every set-up that is done."""
+def interval(seeds: list[dict[str, float]]) -> str:
+    low, high = min(e["low"] for e in seeds), max(e["high"] for e in seeds)
+    return f"{fmean(e['value'] for e in seeds):+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def table(trials: list[Trial]) -> str:
+    """The Markdown table of every set-up that is done in all trials (seeds)."""
     head = ["set-up", "audit", "change of F1", "change of hallucinated", "F1", "RL was", "agreed"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, setup in SETUPS.items():
-        files = [trial.directory(name) / file for file in ("audit.json", "eval.json")]
-        if all(file.exists() for file in files):
-            lines.append(row(setup.about, *(json.loads(file.read_text()) for file in files)))
+        files = [
+            [trial.directory(name) / file for file in ("audit.json", "eval.json")]
+            for trial in trials
+        ]
+        if all(file.exists() for some in files for file in some):
+            done = [tuple(json.loads(file.read_text()) for file in some) for some in files]
+            lines.append(row(setup.about, done))
     return "\n".join(lines)
 
 
@@ -211,8 +229,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true", help="only print what is there")
     asked = parser.parse_args()
-    for trial in (Trial(asked.family, seed) for seed in asked.seeds):
-        if not asked.table:
-            for name in asked.only or SETUPS:
-                trial.run(name)
-        print(f"\n{trial.family}, seed {trial.seed}\n\n{table(trial)}")
+    trials = [Trial(asked.family, seed) for seed in asked.seeds]
+    for trial in [] if asked.table else trials:
+        for name in asked.only or SETUPS:
+            trial.run(name)
+    print(table(trials))

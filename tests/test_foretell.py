@@ -35,13 +35,18 @@ def test_what_training_did_is_judged_by_the_truth(f1, wrong, came):
 def test_a_line_of_the_table_says_whether_the_audit_foretold():
     lines = [{"level": "warn", "about": "scorer", "says": "", "do": ""}]
     foretold = {"verdict": {"overall": "warn", "lines": lines}}
-    said = foretell.row("weak scorer", foretold, told(0.4, 0.01))
+    said = foretell.row("weak scorer", [(foretold, told(0.4, 0.01))])
     assert said == (
         "| weak scorer | warn scorer | +0.400 [+0.370, +0.430] | +0.010 [-0.020, +0.040] "
         "| 0.500 → 0.900 | mixed | yes |"
     )
     fine = {"verdict": {"overall": "pass", "lines": []}}
-    assert foretell.row("x", fine, told(-0.3, 0.5)).endswith("| bad | no: missed |")
+    assert foretell.row("x", [(fine, told(-0.3, 0.5))]).endswith("| bad | no: missed |")
+    both = foretell.row("x", [(foretold, told(0.4, 0.01)), (fine, told(0.2, -0.1))])
+    assert both == (
+        "| x | warn scorer / pass | +0.300 [+0.170, +0.430] | -0.045 [-0.130, +0.040] "
+        "| 0.500 → 0.800 | mixed / good | yes |"
+    )
     assert {came for _, came in foretell.AGREED} == {"good", "mixed", "bad"}
 
 
@@ -72,6 +77,6 @@ def test_one_set_up_runs_once_and_is_in_the_table(workplace, monkeypatch):
     verdict = json.loads((directory / "audit.json").read_text())["verdict"]
     assert verdict["overall"] == "fail"
     assert verdict["lines"][0]["about"] == "ties"
-    head, _, line = foretell.table(trial).splitlines()
+    head, _, line = foretell.table([trial]).splitlines()
     assert line.startswith("| constant reward | fail ties |")
     assert head.count("|") == line.count("|")
