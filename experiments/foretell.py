@@ -34,7 +34,7 @@ OWN = str(HERE / "foretell")
 DEFAULT = tuple(read_yaml(HERE / "smolvlm.yaml")["rewards"])  # qwen2vl.yaml has the same
 CONNECTOR = {"smolvlm": "model.connector", "qwen2vl": "model.visual.merger"}
 CLEAR = 0.02  # F1; a change that is smaller, or whose interval holds 0, is none
-WEAK_STEPS, WEAK_SCENES = (100, 200), 20_000  # of scorer A, which ships after 1000 and 1400
+WEAK_STEPS, WEAK_SCENES = (155, 290), 20_000  # of scorer A, which ships after 1000 and 1400
 
 
 def only(*rewards: str) -> list[str]:
