@@ -10,6 +10,7 @@ bfloat16 too.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -86,6 +87,7 @@ Seconds = dict[str, dict[str, list[float]]]  # by side and phase
 
 def run(case: Case) -> tuple[dict[str, Any], Seconds]:
     """One case: the row of the results, and of each side the seconds of each phase."""
+    gc.collect()  # the trainers of the case before go round in circles
     told, peaks, difference, lengths, tokens, said = _steps(case)
     if not (torch.cuda.is_available() or case.real):
         peaks = {name: _peak_of(case, name) for name in SIDES}
@@ -162,6 +164,18 @@ def _highest() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
 
 
+def save(row: dict[str, Any], order: list[str]) -> list[dict[str, Any]]:
+    """Put a case's row in place of its last one: none is lost if a later case fails; all rows."""
+    path = RESULTS / "latest.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    this = (row["case"], row["device"])
+    rows = [other for other in rows if (other["case"], other["device"]) != this] + [row]
+    rows.sort(key=lambda r: (r["device"], order.index(r["case"])))
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
 def show(console: Console, rows: list[tuple[dict[str, Any], Any]]) -> None:
     """The table: medians, and ranges of whole steps."""
     names = ("case", "G", "image tokens", "phase", "ours s", "TRL s", "speedup", "memory")
@@ -222,7 +236,7 @@ def main() -> None:
     unknown = [name for name in wanted if name not in every and name not in by_name]
     if unknown:
         parser.error(f"unknown case {unknown[0]!r}; known: {', '.join([*every, *by_name])}")
-    rows = []
+    rows, results = [], list[dict[str, Any]]()
     for case in (c for name in wanted for c in every.get(name) or [by_name[name]]):
         if case.real and not torch.cuda.is_available() and case.name not in wanted:
             console.print(f"{case.name}: no CUDA, left out; asked for by name it takes one image")
@@ -230,13 +244,11 @@ def main() -> None:
         if asked.steps:
             case = replace(case, steps=asked.steps)
         rows.append(run(case))
-        RESULTS.mkdir(exist_ok=True)  # after every case: none is lost if a later one fails
-        results = [row for row, _ in rows]
-        (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n")
+        results = save(rows[-1][0], [c.name for some in every.values() for c in some])
         ours, trl = rows[-1][0]["ours"], rows[-1][0]["trl"]
         console.print(f"{case.name}: {ours['step_seconds']} s, TRL {trl['step_seconds']} s")
     show(console, rows)
-    plot.draw([row for row, _ in rows], RESULTS / "scaling.png")
+    plot.draw(results, RESULTS / "scaling.png")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ def test_a_case_is_measured_and_written(results, monkeypatch, capsys):
     assert row["memory_ratio"] == 0.25
     assert row["num_generations"] == 2
     assert 0 < row["trl"]["unique_token_share"] < row["ours"]["unique_token_share"] == 1
+    ask(monkeypatch, "embedded")
+    rows = json.loads(results.read_text())
+    assert [r["case"] for r in rows] == ["embedded-smolvlm", "embedded-qwen2vl"]
+    assert rows[1]["ours"] != row["ours"], "measured anew"
     said = capsys.readouterr().out
     assert "gradient differs by" in said
     assert said.count("no CUDA, left out") == len(REAL)
