@@ -52,7 +52,7 @@ def cases() -> dict[str, list[Case]]:
         return lambda: qwen2vl(policies.QWEN2VL, 14, side, torch.bfloat16)
 
     own = [
-        Case(f"embedded-{f}", f, partial(policies.embedded, f), images=8, words=0, steps=5)
+        Case(f"embedded-{f}", f, partial(policies.embedded, f), images=8, words=0, steps=20)
         for f in FAMILIES
     ]
     shaped = [
