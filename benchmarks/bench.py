@@ -88,10 +88,9 @@ Seconds = dict[str, dict[str, list[float]]]  # by side and phase
 def run(case: Case) -> tuple[dict[str, Any], Seconds]:
     """One case: the row of the results, and of each side the seconds of each phase."""
     gc.collect()  # the trainers of the case before go round in circles
+    alone = {} if torch.cuda.is_available() else {name: _peak_of(case, name) for name in SIDES}
     told, peaks, difference, lengths, tokens, said = _steps(case)
-    if not torch.cuda.is_available():
-        gc.collect()  # these take as much again
-        peaks = {name: _peak_of(case, name) for name in SIDES}
+    peaks |= alone
     share = (sum(lengths) + said) / (case.group * sum(lengths) + said)
     row: dict[str, Any] = {
         "case": case.name,
