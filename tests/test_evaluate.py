@@ -21,8 +21,7 @@ from vizer_rl.scenes import draw
 from vizer_rl.settings import Engine, Policy, Scorer
 
 FACTS = ["fact_f1", "fact_precision", "fact_recall", "hallucination_rate"]
-ALWAYS = ["mean_length", "heldout_score"]
-VAGUE = "a red circle"
+ALWAYS, VAGUE = ["mean_length", "heldout_score"], "a red circle"
 
 
 def circle(**other):

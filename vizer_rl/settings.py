@@ -38,6 +38,9 @@ def _folder_name(name: str) -> str:
     return name
 
 
+READ_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1's off
+
+
 class Section(BaseModel):
     """A part of a run file: typed, nothing unknown in it, unchangeable."""
 
@@ -126,17 +129,11 @@ class Monitor(Section):
 
 
 class Engine(Section):
-    shared_prefix: Annotated[
-        Literal["auto", "off"],
-        BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1 reads so
-    ] = Field(
+    shared_prefix: Annotated[Literal["auto", "off"], READ_OFF] = Field(
         default="auto",
         description="auto: every image and prompt computed once per group; off: as TRL does",
     )
-    cuda: Annotated[
-        Literal["auto", "off"],
-        BeforeValidator(lambda value: "off" if value is False else value),
-    ] = Field(
+    cuda: Annotated[Literal["auto", "off"], READ_OFF] = Field(
         default="auto",
         description="auto: sampling as a CUDA graph, FlexAttention where faster; off: neither",
     )
@@ -146,10 +143,7 @@ class Engine(Section):
 
 
 class Tracking(Section):
-    wandb: Annotated[
-        Literal["auto", "online", "offline", "off"],
-        BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1 reads so
-    ] = Field(
+    wandb: Annotated[Literal["auto", "online", "offline", "off"], READ_OFF] = Field(
         default="auto", description="Weights & Biases; auto: online when logged in, else offline"
     )
     project: str = Field(default="vizer_rl", description="the project there")

@@ -18,16 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import (
-    ALIGN,
-    BLOCK,
-    PADDING,
-    PROMPT,
-    block_mask,
-    by_blocks,
-    mask,
-    model_inputs,
-)
+from .attention import ALIGN, BLOCK, PADDING, PROMPT, block_mask, by_blocks, mask, model_inputs
 
 LOGITS_AT_ONCE = 2**24  # more are computed in chunks, and again in the backward pass: 64 MiB
 
