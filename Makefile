@@ -53,7 +53,7 @@ bench: setup ## our trainer against stock TRL: a table, benchmarks/results/ and 
 	$(OFFLINE) .venv/bin/python -m benchmarks.bench $(CASES)
 
 scenes-assets: setup ## build the small checkpoints that ship with the package anew
-	.venv/bin/vizer-rl scenes-assets $(ARGS)
+	.venv/bin/python -m experiments.embedded.build $(ARGS)
 
 setup: ## make .venv from requirements.lock; every target above does this itself
 	@PYTHON=$(call quote,$(PYTHON)) sh scripts/setup

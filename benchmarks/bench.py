@@ -27,10 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from vizer_rl.families import FAMILIES
-
-from . import plot, policies
-from .side import Case, Side
+from benchmarks import plot, policies
+from benchmarks.side import Case, Side
+from vizer_rl.policy.families import FAMILIES
 
 RESULTS = Path(__file__).parent / "results"
 SIDES = ("ours", "trl")

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, Idefics3Config, Qwen2VLConfig
 
-from vizer_rl import policy
-from vizer_rl.settings import Policy
+from vizer_rl.config.schema import Policy
+from vizer_rl.policy import load
 
 DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
@@ -38,14 +38,14 @@ QWEN2VL = Shape(1536, 28, 12, 2, 8960, 151936, 1280, 32, 16, 5120)  # Qwen2-VL-2
 
 def embedded(family: str) -> tuple[Any, Any, int]:
     """The embedded policy, its processor and its images' side in pixels (16 tokens)."""
-    return *policy.load(family, Policy(model="embedded", dtype="float32")), 96
+    return *load.load_policy(family, Policy(model="embedded", dtype="float32")), 96
 
 
 def shaped_smolvlm(
     shape: Shape, tile: int, patch: int, scale: int, tiles: int, dtype: torch.dtype = DTYPE
 ) -> tuple[Any, Any, int]:
     """Idefics3 of this shape on images of `tiles` × `tiles` tiles and the whole (1: one tile)."""
-    _, processor = policy.load("smolvlm", Policy(model="embedded", dtype="float32"))
+    _, processor = load.load_policy("smolvlm", Policy(model="embedded", dtype="float32"))
     seen = processor.image_processor
     seen.do_image_splitting = tiles > 1
     seen.max_image_size, seen.size = {"longest_edge": tile}, {"longest_edge": tile * tiles}
@@ -65,7 +65,7 @@ def shaped_qwen2vl(
     shape: Shape, patch: int, side: int, dtype: torch.dtype = DTYPE
 ) -> tuple[Any, Any, int]:
     """Qwen2-VL of this shape on square images of side × side tokens."""
-    _, processor = policy.load("qwen2vl", Policy(model="embedded", dtype="float32"))
+    _, processor = load.load_policy("qwen2vl", Policy(model="embedded", dtype="float32"))
     seen, pixels = processor.image_processor, side * 2 * patch
     seen.patch_size, seen.size = patch, {"shortest_edge": pixels**2, "longest_edge": pixels**2}
     token = processor.tokenizer.convert_tokens_to_ids
@@ -137,7 +137,7 @@ def _tower(shape: Shape, **more: int) -> dict[str, Any]:
 
 def _made(config: Any, processor: Any, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    with torch.device(policy.device()):
+    with torch.device(load.device()):
         model = AutoModelForImageTextToText.from_config(
             config, dtype=dtype, attn_implementation="sdpa"
         )

@@ -15,14 +15,14 @@ from peft import LoraConfig
 from trl import GRPOTrainer
 
 import rewards
-from vizer_rl import policy
-from vizer_rl.algorithms.grpo import GRPO, arguments
-from vizer_rl.encoders import OpenClip
-from vizer_rl.families import FAMILIES
-from vizer_rl.features import Features
-from vizer_rl.scoring import Reward, Scoring
-
-from . import policies
+from benchmarks import policies
+from vizer_rl.algorithms.grpo import GRPO
+from vizer_rl.config.trainer_settings import arguments
+from vizer_rl.policy import chat, load
+from vizer_rl.policy.families import FAMILIES
+from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
+from vizer_rl.scoring.clip import OpenClip
+from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 
 PHASES = {
     "sample": "_generate_single_turn",
@@ -75,19 +75,19 @@ class Side:
         eos = range(model.config.get_text_config().vocab_size)  # as if every caption had ended
         reward, scorer = Reward("length", 1.0, length), None
         if case.real:
-            scorer = OpenClip("ViT-L-14/", policy.device())  # no tag: random weights
+            scorer = OpenClip("ViT-L-14/", load.device())  # no tag: random weights
             reward = Reward("clip_similarity", 1.0, rewards.make("clip_similarity", {}))
-        scoring = Scoring([reward], lambda _: scorer, None, eos, case.group)  # type: ignore[arg-type, return-value]
+        scoring = RewardFunctions([reward], lambda _: scorer, None, eos, case.group)  # type: ignore[arg-type, return-value]
         rank = 32 if case.real else 16
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=FAMILIES[case.family].lora)
         dataset = Dataset.from_dict({"prompt": ["rows are handed over"] * case.group})
         torch.manual_seed(1)
         if ours:
             on_gpu = torch.cuda.is_available()
-            seen = Features(model, processor, FAMILIES[case.family], cuda=on_gpu)
+            seen = VisionCache(model, processor, FAMILIES[case.family], cuda=on_gpu)
             self.trainer: Any = GRPO(model, processor, lora, scoring, args, dataset, [], seen)
         else:
-            forbidden = policy.forbidden_ids(model, processor)
+            forbidden = load.forbidden_ids(model, processor)
             args.generation_kwargs = {
                 **(args.generation_kwargs or {}),
                 "suppress_tokens": forbidden,
@@ -124,7 +124,7 @@ class Side:
         images = policies.images(self.side, self.case.images, self.steps)
         asked = "Describe the image."
         return [
-            {"image_id": f"{self.steps}/{n}", "image": image, "prompt": policy.messages(asked)}
+            {"image_id": f"{self.steps}/{n}", "image": image, "prompt": chat.messages(asked)}
             for n, image in enumerate(images)
             for _ in range(self.case.group)
         ]

@@ -34,8 +34,8 @@ from typing import Protocol
 import torch
 from PIL.Image import Image
 
-from ._lookup import cost, find, load_module, make, names, title
-from ._text import Missing, content_words, noun_phrases, sentences
+from rewards.lib.lookup import cost, find, load_module, make, names, title
+from rewards.lib.text import Missing, content_words, noun_phrases, sentences
 
 __all__ = [
     "Bank",
@@ -78,7 +78,7 @@ class Encoder(Protocol):
         """Whether the end of each caption lies beyond the context."""
 
 
-class FrozenPolicy(Protocol):
+class ReferencePolicy(Protocol):
     """A read-only view of the reference policy: the model before training, its adapter off."""
 
     key: str  # changes when the weights do
@@ -131,7 +131,7 @@ class CaptionBatch:
     groups: list[range]
     completion_ids: list[list[int]]
     encoders: Callable[[str | None], Encoder]
-    policy: FrozenPolicy
+    policy: ReferencePolicy
     prompt: str = ""
     ended: list[bool] | None = None
 

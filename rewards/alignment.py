@@ -17,8 +17,7 @@ from typing import Literal
 import torch
 
 from rewards import Bank, CaptionBatch, Scores, win_rate
-
-from ._mapper import Mapper, taken_up
+from rewards.lib.mapper import Mapper, taken_up
 
 RATE = 0.75
 COLLAPSED = 0.05  # variance of mapped directions, as a share of the targets': below, it is noise

@@ -13,9 +13,8 @@ are asked once.
 
 from __future__ import annotations
 
-from rewards import Bank, CaptionBatch, FrozenPolicy, Parts, Scores, noun_phrases, win_rate
-
-from ._images import Picked
+from rewards import Bank, CaptionBatch, Parts, ReferencePolicy, Scores, noun_phrases, win_rate
+from rewards.lib.images import Picked
 
 RATE = 0.9
 QUESTION = "Is there {} in the image? Answer yes or no."
@@ -70,7 +69,7 @@ class ClaimCheck:
         return round(mean / self.step) * self.step
 
 
-def _must_answer(policy: FrozenPolicy) -> None:
+def _must_answer(policy: ReferencePolicy) -> None:
     if not policy.instruct:
         raise ValueError(
             "claim_check asks the policy questions, but this checkpoint is not instruction-tuned "

@@ -9,8 +9,7 @@ Alone it is hacked by repetition and noun stuffing: keep it beside self_retrieva
 from __future__ import annotations
 
 from rewards import CaptionBatch, Parts, Scores, win_rate
-
-from ._chunks import Chunked
+from rewards.lib.chunks import Chunked
 
 RATE = 0.95
 

@@ -21,9 +21,8 @@ import torch
 from PIL.Image import Image
 
 from rewards import Bank, CaptionBatch, Encoder, Parts, Scores, noun_phrases, win_rate
-
-from ._crops import CROPS, Crops
-from ._phrases import Swaps, unique
+from rewards.lib.crops import CROPS, Crops
+from rewards.lib.phrases import Swaps, unique
 
 RATE = 0.9
 REMEMBERED = 50_000  # phrases

@@ -21,10 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
-from rewards import Bank, CaptionBatch, FrozenPolicy, Parts, Scores, win_rate
-
-from ._images import pixels_key, view
-from ._text import lemmas
+from rewards import Bank, CaptionBatch, Parts, ReferencePolicy, Scores, win_rate
+from rewards.lib.images import pixels_key, view
+from rewards.lib.text import lemmas
 
 RATE = 0.85
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
@@ -58,7 +57,7 @@ class SampleSupport:
         self.names = {}
         self.learn(policy, zip(bank.image_ids, bank.images, strict=True))
 
-    def learn(self, policy: FrozenPolicy, images: Iterable[tuple[str, Image]]) -> None:
+    def learn(self, policy: ReferencePolicy, images: Iterable[tuple[str, Image]]) -> None:
         """Sample captions for those of these images that are new."""
         new: dict[str, Image] = {}
         for name, image in images:
@@ -70,7 +69,7 @@ class SampleSupport:
                 new = {}
         self._sample(policy, new)
 
-    def _sample(self, policy: FrozenPolicy, new: dict[str, Image]) -> None:
+    def _sample(self, policy: ReferencePolicy, new: dict[str, Image]) -> None:
         if not new:
             return
         assert self.path is not None

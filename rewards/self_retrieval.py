@@ -19,8 +19,7 @@ from PIL.Image import Image
 from torch.nn.functional import normalize
 
 from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
-
-from ._chunks import Chunked
+from rewards.lib.chunks import Chunked
 
 RATE = 0.95
 

@@ -22,9 +22,8 @@ import torch
 from PIL.Image import Image
 
 from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
-
-from ._images import Picked
-from ._text import content_tokens
+from rewards.lib.images import Picked
+from rewards.lib.text import content_tokens
 
 RATE = 0.9
 LEAST = 0.1  # nats: a base whose captions depend on nothing is not blown up to look as if they did

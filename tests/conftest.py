@@ -30,13 +30,13 @@ TINY = [
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory):
     """A folder to run in, whose scenes are drawn."""
-    from vizer_rl import image_sets
-    from vizer_rl.scenes import draw
+    from vizer_rl.data import scenes as draw
+    from vizer_rl.training import splits
 
     folder = tmp_path_factory.mktemp("workplace")
     before = Path.cwd()
     os.chdir(folder)
-    draw.write(image_sets.SCENES / "train", 0, image_sets.TRAIN_SCENES)
+    draw.write(splits.SCENES / "train", 0, splits.TRAIN_SCENES)
     yield folder
     os.chdir(before)
     shutil.rmtree(folder)

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from vizer_rl.data import ImageFolder
+from vizer_rl.data.sources import ImageFolder
 
 
 def save(path, color=(255, 0, 0), mode="RGB", size=(4, 4), **options):

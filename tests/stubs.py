@@ -4,8 +4,8 @@ import torch
 from torch.nn.functional import normalize
 
 from rewards import CaptionBatch
-from vizer_rl.frozen import Frozen
-from vizer_rl.views import fingerprint
+from vizer_rl.data.perturb import image_hash
+from vizer_rl.scoring.reference_policy import ReferencePolicy
 
 EOS = 9
 
@@ -50,13 +50,13 @@ def words(*captions):
     return batch(None, [("x", c) for c in captions])
 
 
-class Answering(Frozen):
+class Answering(ReferencePolicy):
     """A policy with its answers to questions put in its mouth: embedded ones answer none."""
 
     truth: dict  # what is true of an image, by its fingerprint
 
     def yes(self, questions, images, view="image"):
         claims = [q.split(" ", 3)[3].partition(" in the image?")[0] for q in questions]
-        told = [self.truth.get(fingerprint(image), "") for image in images]
+        told = [self.truth.get(image_hash(image), "") for image in images]
         sure = [0.9 if c in t else 0.2 for c, t in zip(claims, told, strict=True)]
         return torch.tensor(sure if view == "image" else [0.5] * len(sure))

@@ -9,14 +9,14 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import rewards
-import vizer_rl.data
-import vizer_rl.evaluate
-import vizer_rl.train
-from vizer_rl import checks, cli, doctor
-from vizer_rl.config import UserError
+import vizer_rl.evaluation.evaluate
+import vizer_rl.training.train
+from vizer_rl import cli, doctor
+from vizer_rl.config import validate_files
+from vizer_rl.errors import ImageError, UserError
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "caption", "evaluate", "rewards", "scenes-assets", "doctor"]
+COMMANDS = ["train", "caption", "evaluate", "rewards", "doctor"]
 SMOLVLM = str(ROOT / "experiments/smolvlm.yaml")
 
 
@@ -24,8 +24,8 @@ SMOLVLM = str(ROOT / "experiments/smolvlm.yaml")
 def _folder(tmp_path, tmp_path_factory, monkeypatch):
     """An empty working directory, and a checkout whose checkpoints are built."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checks, "ASSETS", assets := tmp_path_factory.mktemp("assets"))
-    for name in cli.ASSETS:
+    monkeypatch.setattr(validate_files, "ASSETS", assets := tmp_path_factory.mktemp("assets"))
+    for name in ("smolvlm", "qwen2vl", "scorer-a", "scorer-b"):
         (assets / name).mkdir()
         (assets / name / "model.safetensors").touch()
 
@@ -40,7 +40,7 @@ def called(monkeypatch):
         if calls["raises"]:
             raise calls["raises"]
 
-    monkeypatch.setattr(vizer_rl.train, "train", train)
+    monkeypatch.setattr(vizer_rl.training.train, "train", train)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     return calls
 
@@ -85,7 +85,6 @@ def test_python_m_runs_the_same_command_line():
 def test_an_unknown_command_or_choice_is_told_with_the_nearest(capsys):
     assert "invalid choice: 'trian'" in (told := refused(capsys, "trian"))
     assert told.endswith("; nearest: train\n")
-    assert refused(capsys, "scenes-assets", "--only", "smolvm").endswith("; nearest: smolvlm\n")
     assert "unrecognized arguments: --resum" in refused(capsys, "train", "x.yaml", "--resum")
     assert "required: COMMAND" in refused(capsys)
     assert "required: --run" in refused(capsys, "evaluate")
@@ -126,8 +125,8 @@ def test_a_missing_run_is_told_with_the_nearest(words, capsys):
 
 def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch):
     calls = []
-    monkeypatch.setattr(vizer_rl.evaluate, "caption", lambda *a: calls.append(a))
-    monkeypatch.setattr(vizer_rl.evaluate, "evaluate", lambda *a: calls.append(a))
+    monkeypatch.setattr(vizer_rl.evaluation.evaluate, "caption", lambda *a: calls.append(a))
+    monkeypatch.setattr(vizer_rl.evaluation.evaluate, "evaluate", lambda *a: calls.append(a))
     Path("runs/x").mkdir(parents=True)
     assert cli.main(["caption", "--run", "x", "a.png", "b.png"]) == 0
     assert cli.main(["evaluate", "--run", "runs/x"]) == 0
@@ -136,7 +135,7 @@ def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch
 
 @pytest.mark.parametrize(
     "error",
-    [UserError("the policy is of another family"), vizer_rl.data.ImageError("No usable image.")],
+    [UserError("the policy is of another family"), ImageError("No usable image.")],
 )
 def test_a_users_mistake_found_late_is_its_message_and_2(error, called, capsys):
     called["raises"] = error

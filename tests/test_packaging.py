@@ -139,7 +139,7 @@ def test_every_other_target_does_its_own_set_up():
     assert make_n("test")[-4:] == [".venv/bin/python", "-m", "pytest", "-q"]
     assert make_n("test-slow")[-4:] == ["pytest", "-q", "-m", "slow"]
     assert make_n("check")[-3:] == ["mypy", "vizer_rl", "rewards"]
-    assert make_n("scenes-assets") == [".venv/bin/vizer-rl", "scenes-assets"]
+    assert make_n("scenes-assets") == [".venv/bin/python", "-m", "experiments.embedded.build"]
     for target in ["train-smolvlm", "train-qwen2vl", "test", "test-slow", "check", "scenes-assets"]:
         told = subprocess.run(
             ["make", "-n", target], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True

@@ -19,7 +19,6 @@ HUB_IS_AWAY = re.compile(
     r"|cannot find the requested files in the local cache",
     re.IGNORECASE,
 )
-ASSETS = ("smolvlm", "qwen2vl", "scorer-a", "scorer-b")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -121,8 +120,6 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("caption", metavar="CAPTION")
     score.add_argument("--run-file", required=True, type=Path, metavar="RUN.yaml")
     score.add_argument("overrides", nargs="*", metavar="key=value", help="as for train")
-    assets = add("scenes-assets", _scenes_assets, "build the embedded checkpoints anew")
-    assets.add_argument("--only", choices=ASSETS, help="one of them")
     add("doctor", _doctor, "tell what this machine can run, and why not")
     return parser
 
@@ -130,11 +127,11 @@ def _parser() -> argparse.ArgumentParser:
 def _train(asked: argparse.Namespace) -> None:
     import torch
 
-    from .config import load
+    from .config.load import load_run
 
     cuda = torch.cuda.is_available()
-    run = load(asked.file, asked.overrides, cuda, asked.resume, asked.overwrite)
-    from .train import train
+    run = load_run(asked.file, asked.overrides, cuda, asked.resume, asked.overwrite)
+    from .training.train import train
 
     train(run, resume=asked.resume, overwrite=asked.overwrite)
 
@@ -142,31 +139,31 @@ def _train(asked: argparse.Namespace) -> None:
 def _audit(asked: argparse.Namespace) -> None:
     import torch
 
-    from .config import load
+    from .config.load import load_run
 
-    run = load(asked.file, asked.overrides, torch.cuda.is_available())
-    from .train import audit_run
+    run = load_run(asked.file, asked.overrides, torch.cuda.is_available())
+    from .training.train import audit_run
 
     asked.exit_code = int(audit_run(run) == "fail" and asked.strict)
 
 
 def _caption(asked: argparse.Namespace) -> None:
     directory = _directory(asked.run)
-    from .evaluate import caption
+    from .evaluation.evaluate import caption
 
     caption(directory, asked.images)
 
 
 def _evaluate(asked: argparse.Namespace) -> None:
     directory = _directory(asked.run)
-    from .evaluate import evaluate
+    from .evaluation.evaluate import evaluate
 
     evaluate(directory)
 
 
 def _directory(name: str) -> Path:
     """The run directory of a name, or of a path to it."""
-    from .config import UserError, not_found
+    from .errors import UserError, not_found
 
     directory = Path(name) if "/" in name else Path("runs") / name
     if not directory.is_dir():
@@ -175,7 +172,7 @@ def _directory(name: str) -> Path:
 
 
 def _rewards(asked: argparse.Namespace) -> None:
-    from .score import listed
+    from .training.score import listed
 
     listed()
 
@@ -183,18 +180,12 @@ def _rewards(asked: argparse.Namespace) -> None:
 def _score(asked: argparse.Namespace) -> None:
     import torch
 
-    from .config import load
+    from .config.load import load_run
 
-    run = load(asked.run_file, asked.overrides, torch.cuda.is_available())
-    from .score import score
+    run = load_run(asked.run_file, asked.overrides, torch.cuda.is_available())
+    from .training.score import score
 
     score(run, asked.image, asked.caption)
-
-
-def _scenes_assets(asked: argparse.Namespace) -> None:
-    from .scenes.build import build
-
-    build(asked.only)
 
 
 def _doctor(asked: argparse.Namespace) -> None:
@@ -210,7 +201,7 @@ def _doctor(asked: argparse.Namespace) -> None:
 def mistake(error: BaseException) -> str | None:
     """What to tell where the user can mend it; None for a bug."""
     # A class of a module that was never imported cannot have been raised.
-    ours = [("vizer_rl.config", "UserError"), ("vizer_rl.data", "ImageError")]
+    ours = [("vizer_rl.errors", "UserError"), ("vizer_rl.errors", "ImageError")]
     if isinstance(error, _imported(ours)):
         return str(error)
     hub = "huggingface_hub.errors"

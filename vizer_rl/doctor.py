@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-ASSETS = Path(__file__).parent / "scenes" / "assets"
+ASSETS = Path(__file__).parent / "assets"
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 EMBEDDED = ("smolvlm", "qwen2vl", "scorer-a", "scorer-b")
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "open_clip_torch": "open_clip"}
@@ -71,7 +71,7 @@ def doctor() -> int:
     console.print(f"\nprofile auto is {'full' if cuda.good else 'scenes'}: {why}")
     console.print(_can("profile scenes", missing))
     console.print(_can("profile full", broken + ([] if cuda.good else ["CUDA"])))
-    console.print(_can("caption, evaluate, rewards, scenes-assets", broken))
+    console.print(_can("caption, evaluate, rewards", broken))
     return 1 if missing else 0
 
 
@@ -121,7 +121,7 @@ def asset(name: str) -> Finding:
     """A checkpoint that ships with the package."""
     weights = list((ASSETS / name).glob("*.safetensors"))
     if not weights:
-        return Finding(name, False, f"no weights in {ASSETS / name}: run vizer-rl scenes-assets")
+        return Finding(name, False, f"no weights in {ASSETS / name}: run `make scenes-assets`")
     size = sum(path.stat().st_size for path in weights)
     return Finding(name, True, f"embedded, {size / 1e6:.1f} MB")
 
@@ -162,7 +162,7 @@ def flash_attention() -> Finding:
 
 
 def wandb_login() -> Finding:
-    from .tracking import logged_in
+    from .training.tracking import logged_in
 
     if logged_in():
         return Finding("W&B", True, "logged in: runs are logged online")

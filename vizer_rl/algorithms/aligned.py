@@ -17,10 +17,10 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from ..shared_prefix import CaptionForward
-from .configs import GRPOSettings
+from ..config.trainer_settings import GRPOSettings
+from ..policy.shared_prefix.packing import CaptionForward
+from .alignment_loss import AlignmentLoss
 from .grpo import GRPO
-from .vizer_loss import Alignment
 
 
 class Aligned(GRPO):
@@ -30,7 +30,7 @@ class Aligned(GRPO):
     """
 
     Config = GRPOSettings
-    alignment: Alignment | None = None
+    alignment: AlignmentLoss | None = None
     rewards_NK: Tensor
     passed: CaptionForward | None = None  # what TRL's loss is to use instead of a pass of its own
 

@@ -8,9 +8,7 @@ prompt is computed once (packed.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,57 +16,14 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
-from ..features import Features
-from ..policy import forbidden_ids
-from ..scoring import Scoring
-from ..tracking import said
-from .configs import GRPOSettings
+from ..config.trainer_settings import GRPOSettings
+from ..policy.chat import said
+from ..policy.load import forbidden_ids
+from ..policy.shared_prefix.vision_cache import VisionCache
+from ..scoring.reward_functions import RewardFunctions
 from .packed import Packed
 
 COMPLETIONS_EVERY = 20  # steps between two completions tables: a table holds a batch of images
-
-
-DEFAULTS = {
-    "loss_type": "dr_grpo",  # no length bias
-    "multi_objective_aggregation": "normalize_then_sum",
-    "num_generations": 8,
-    "beta": 0.02,
-    "temperature": 1.0,
-    "max_completion_length": 64,
-    "num_completions_to_print": 0,
-    "log_completions": True,
-    "bf16": False,
-}
-
-
-def arguments(
-    train: dict[str, Any],
-    *,
-    directory: Path,
-    seed: int,
-    weights: list[float],
-    report_to: list[str],
-    config: type[GRPOConfig] = GRPOSettings,
-) -> GRPOConfig:
-    """The settings of an algorithm from a run's `train` section over DEFAULTS, and what other
-    sections decide."""
-    on_cpu = not torch.cuda.is_available()
-    return config(
-        **{
-            **DEFAULTS,
-            "gradient_checkpointing": not on_cpu,
-            "dataloader_num_workers": 0 if on_cpu else min(4, os.cpu_count() or 1),
-            **train,
-        },
-        output_dir=str(directory),
-        seed=seed,
-        report_to=report_to,
-        run_name=directory.name,
-        reward_weights=weights,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=on_cpu,
-    )
 
 
 class GRPO(Packed):
@@ -84,11 +39,11 @@ class GRPO(Packed):
         model: Any,
         processor: Any,
         lora: LoraConfig,
-        scoring: Scoring,
+        scoring: RewardFunctions,
         args: GRPOConfig,
         dataset: Any,
         callbacks: Sequence[TrainerCallback],
-        features: Features | None = None,
+        features: VisionCache | None = None,
     ) -> None:
         forbidden = forbidden_ids(model, processor)
         kwargs = dict(args.generation_kwargs or {})

@@ -18,13 +18,14 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import compute_flops_per_token, get_peak_flops
 
-from ..adapter import quick_off
-from ..attention import LONG, quicker
-from ..features import Features
-from ..rollout import Reader, Rollout, whole_groups
-from ..sampler import sample
-from ..shared_prefix import CaptionForward, add_caption_head, inner, layout
-from ..timing import Clock
+from ..policy.lora import fast_disable_adapter
+from ..policy.shared_prefix.attention import LONG, faster_kernel
+from ..policy.shared_prefix.collator import Collator
+from ..policy.shared_prefix.packing import CaptionForward, add_caption_head, inner, layout
+from ..policy.shared_prefix.rollout import Rollout, whole_groups
+from ..policy.shared_prefix.sampler import sample
+from ..policy.shared_prefix.vision_cache import VisionCache
+from .step_timer import StepTimer
 
 VISION = (  # what TRL's forward takes of its training batch, for the families we have
     "pixel_values",
@@ -38,21 +39,21 @@ VISION = (  # what TRL's forward takes of its training batch, for the families w
 class Packed(GRPOTrainer):
     """GRPOTrainer whose groups share one prompt; without `features` it computes as TRL does."""
 
-    def compute_once(self, features: Features | None) -> None:
+    def compute_once(self, features: VisionCache | None) -> None:
         """Keep the time of every phase and, given `features`, compute images and prompts once."""
-        self.clock = Clock(self.note, _peak_flops(self.args))
-        self.add_callback(self.clock)
+        self.timer = StepTimer(self.note, _peak_flops(self.args))
+        self.add_callback(self.timer)
         self.features, self.rollout = features, Rollout([])
         self._grouped: Any = None
         self._attention_chosen = features is None or not features.cuda
         if features is None:
             return
         args, processor = self.args, self.processing_class
-        self.reader = Reader(processor, self.chat_template, self.chat_template_kwargs)
+        self.reader = Collator(processor, self.chat_template, self.chat_template_kwargs)
         if args.dataloader_num_workers:  # else only what is not known yet is read
             self.data_collator = self.reader
         if isinstance(self.model, PeftModel):
-            quick_off(self.model)
+            fast_disable_adapter(self.model)
         features.sharded = self.sharded
         for model in (self.model, self.ref_model):
             if model is not None:
@@ -124,7 +125,7 @@ class Packed(GRPOTrainer):
         return done.logps, done.entropies if compute_entropy else None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        with self.clock("reference"):  # what is left of it beside sampling and rewards
+        with self.timer("reference"):  # what is left of it beside sampling and rewards
             if self.features is None:
                 return super()._generate_and_score_completions(inputs)
             rollout = self.rollout = Rollout(inputs)
@@ -134,8 +135,8 @@ class Packed(GRPOTrainer):
             self._logs["images"].extend(gather_object([[image] for image in rollout.images]))
         once, stock = rollout.tokens(output["completion_mask"])
         self.note("tokens/unique_share", once / stock)
-        self.clock.tokens += once
-        self.clock.flops += once * self._flops_per_token(once / len(rollout.prompts))
+        self.timer.tokens += once
+        self.timer.flops += once * self._flops_per_token(once / len(rollout.prompts))
         self.note("features/hit_rate", self.features.hit_rate())
         return output
 
@@ -157,7 +158,7 @@ class Packed(GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         if self.features is None:
             return super()._tokenize_prompts(prompts)
-        with self.clock("features"):
+        with self.timer("features"):
             texts = [self.reader.text(prompt) for prompt in prompts]
             self.rollout.look(self.features, texts, self.accelerator.device)
         ids = [prompt.ids.tolist() for prompt in self.rollout.prompts]
@@ -166,7 +167,7 @@ class Packed(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *more: Any
     ) -> tuple[Any, Any]:
-        with self.clock("sample"):
+        with self.timer("sample"):
             if self.features is not None and not self.use_vllm:
                 return self._sample(), None
             if self.features is not None:
@@ -227,7 +228,7 @@ class Packed(GRPOTrainer):
                 done = rollout.forward(self.model, of, ids, mask)
             torch.autograd.grad(done.logps.sum(), learning, allow_unused=True)
 
-        for kernel, seconds in quicker(inner(self.model), once).items():
+        for kernel, seconds in faster_kernel(inner(self.model), once).items():
             self.note(f"attention/{kernel}", seconds)
         if self.ref_model is not None:
             kernel = inner(self.model).config.get_text_config()._attn_implementation
@@ -239,15 +240,15 @@ class Packed(GRPOTrainer):
         if self.features is not None:
             images = self.rollout.images
             inputs = [row | {"image": image} for row, image in zip(inputs, images, strict=True)]
-        with self.clock("rewards"):
+        with self.timer("rewards"):
             return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def training_step(self, *told: Any) -> Tensor:
-        with self.clock("forward_backward"):
+        with self.timer("forward_backward"):
             return super().training_step(*told)
 
     def get_batch_samples(self, *told: Any) -> Any:
-        with self.clock("data"):
+        with self.timer("data"):
             return super().get_batch_samples(*told)
 
 

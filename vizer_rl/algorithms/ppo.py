@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import UserError
+from ..config.trainer_settings import PPOSettings
+from ..errors import UserError
 from . import advantages as adv
 from .aligned import Aligned
-from .configs import PPOSettings
 from .critic import Critic
 
 SAVED = "critic.pt"  # in a checkpoint

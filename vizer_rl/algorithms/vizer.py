@@ -18,22 +18,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rewards._mapper import Mapper, kept
+from rewards.lib.mapper import Mapper, kept
 
-from .. import captions, policy
-from ..settings import Mapper as Settings
-from ..settings import UserError
+from ..config.schema import Mapper as Settings
+from ..config.trainer_settings import ViZerSettings
+from ..data import caption_file
+from ..errors import UserError
+from ..policy import captioner
+from ..policy.hidden_states import caption_tokens, token_states
 from .aligned import Aligned
-from .configs import ViZerSettings
-from .vizer_loss import (
-    Alignment,
-    Features,
-    caption_tokens,
-    connector_features,
-    pooled,
-    settings_told,
-    token_states,
-)
+from .alignment_loss import AlignmentLoss, ImageFeatures, connector_features, pooled, settings_told
 
 COLLAPSED = 0.05  # variance of mapped directions as a share of the targets': below, it is noise
 AT_ONCE = 32  # captions read at a time
@@ -63,7 +57,7 @@ class Stage1:
     """Trains the mapper of a run, or takes up the one that the run has kept."""
 
     def __init__(
-        self, model: Any, processor: Any, features: Features, settings: Settings, prompt: str
+        self, model: Any, processor: Any, features: ImageFeatures, settings: Settings, prompt: str
     ) -> None:
         """model: the PeftModel; features: of the vision tower; prompt: asked of every image."""
         self.model, self.processor, self.prompt = model, processor, prompt
@@ -73,7 +67,7 @@ class Stage1:
 
     def alignment(
         self, images: Pictures, directory: Path, max_new_tokens: int, console: Console
-    ) -> Alignment:
+    ) -> AlignmentLoss:
         """The loss with its mapper; UserError where the mapper has collapsed."""
         path, told = directory / SAVED, settings_told(self.settings)
         if path.is_file():
@@ -85,14 +79,14 @@ class Stage1:
             mapper, matching = self._fit(images, said, console)
             about = {"matching": matching, **told}
             torch.save({"mapper": mapper.state_dict(), **about}, path)
-        return Alignment(mapper, self.features, self.settings.reading, self.settings.pooling)
+        return AlignmentLoss(mapper, self.features, self.settings.reading, self.settings.pooling)
 
     def _captions(self, images: Pictures, length: int, console: Console) -> dict[int, list[int]]:
         """Image number -> caption's token ids, of at most `mapper.images` images."""
         ids, most = images.ids, self.settings.images
         if self.settings.source == "captions":
             path = Path(str(self.settings.captions))
-            told = captions.read(path, ids)
+            told = caption_file.read(path, ids)
             console.print(
                 f"[bold red]CAPTIONS ARE READ[/]: {len(told)} of {path} (mapper.source). "
                 "What this run learns is not label-free."
@@ -104,7 +98,7 @@ class Stage1:
             }
         rows = _some(range(len(ids)), most)
         with self.model.disable_adapter():
-            said = policy.caption(
+            said = captioner.caption(
                 self.model,
                 self.processor,
                 images[rows],

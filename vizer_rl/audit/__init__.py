@@ -14,22 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
-from ..scenes.draw import truth_of
-from ..scoring import RewardError
-from .controls import (
-    against_truth,
-    headroom,
-    image_control,
-    noise,
-    order,
-    policy_sight,
-    with_sum,
-)
-from .desk import GROUP, Desk, Parts, sample
-from .measure import Attacked, scored_sample
-from .page import page
+from ..data.scenes import truth_of
+from ..scoring.reward_functions import RewardError
+from .attack_scores import AttackScores, scored_sample
+from .controls import against_truth, headroom, image_control, noise, order, policy_sight, with_sum
+from .judges import Judges, RunParts
 from .pictures import aside
-from .table import show, show_short
+from .report_console import show, show_short
+from .report_html import page
+from .sample import GROUP, sample
 from .verdict import verdict
 
 __all__ = ["IMAGES", "IMAGES_SHORT", "Parts", "audit", "look_ahead", "save", "show"]
@@ -38,40 +31,40 @@ IMAGES, IMAGES_SHORT = 64, 16
 WORST = 12
 
 
-def audit(parts: Parts, *, thorough: bool = True) -> dict[str, Any]:
+def audit(parts: RunParts, *, thorough: bool = True) -> dict[str, Any]:
     """Audit a run; the content of audit.json (its keys: docs/audit.md).
 
     thorough: IMAGES images, all controls, and on drawn scenes the truth; else the short audit at
     the start of training, which never opens the truth. Leaves all random states as they were.
     """
     began = time.monotonic()
-    with aside(parts.run.seed, parts.frozen.model.device):
-        desk = Desk(parts)
-        said = sample(desk, IMAGES if thorough else IMAGES_SHORT)
-        scores = scored_sample(desk, said)
-        columns = with_sum(desk, scores)
+    with aside(parts.run.seed, parts.reference.model.device):
+        judges = Judges(parts)
+        said = sample(judges, IMAGES if thorough else IMAGES_SHORT)
+        scores = scored_sample(judges, said)
+        columns = with_sum(judges, scores)
         result: dict[str, Any] = {
             "run": parts.run.name,
             "images": len(said.ids),
             "captions_per_image": GROUP,
             "attacked": len(said.attacked),
             "temperature": float(parts.args.temperature),
-            "rewards": dict(zip(desk.names, desk.weights, strict=True)),
+            "rewards": dict(zip(judges.names, judges.weights, strict=True)),
             "content": [r.name for r in parts.scoring.rewards if r.content],
             "scorers": parts.run.scorer.model_dump(),
-            "milliseconds": desk.milliseconds,
+            "milliseconds": judges.milliseconds,
         }
         if said.attacked:
-            attacked = Attacked(desk, said, scores)
+            attacked = AttackScores(judges, said, scores)
             result["attacks"] = attacked.numbers()
             result["trust"] = attacked.trust()
             result["worst"] = attacked.worst(WORST)
-            result["controls"] = image_control(desk, said, scores, thorough)
-            result["controls"]["policy"] = policy_sight(desk, said)
-        result["order"] = order(desk, said, columns)
+            result["controls"] = image_control(judges, said, scores, thorough)
+            result["controls"]["policy"] = policy_sight(judges, said)
+        result["order"] = order(judges, said, columns)
         result["headroom"] = headroom(said, columns["sum"])
         if thorough:
-            result["noise"] = noise(desk, said, columns)
+            result["noise"] = noise(judges, said, columns)
             truth = _truth(parts)
             result["truth"] = against_truth(said, columns, truth) if truth else None
         for reward in parts.scoring.rewards:
@@ -82,7 +75,7 @@ def audit(parts: Parts, *, thorough: bool = True) -> dict[str, Any]:
     return result
 
 
-def save(numbers: dict[str, Any], parts: Parts) -> Path:
+def save(numbers: dict[str, Any], parts: RunParts) -> Path:
     """Write audit.json and audit.html, for a run that is there into its directory, else audits/."""
     directory = parts.run.directory
     if not directory.is_dir():
@@ -94,7 +87,7 @@ def save(numbers: dict[str, Any], parts: Parts) -> Path:
     return directory / "audit.html"
 
 
-def look_ahead(parts: Parts, console: Console) -> None:
+def short_audit(parts: RunParts, console: Console) -> None:
     """The short audit at the start of training: says what it finds and stops nothing."""
     try:
         numbers = audit(parts, thorough=False)
@@ -105,7 +98,7 @@ def look_ahead(parts: Parts, console: Console) -> None:
     save(numbers, parts)
 
 
-def _truth(parts: Parts) -> dict[str, Any] | None:
+def _truth(parts: RunParts) -> dict[str, Any] | None:
     """The truth of drawn scenes, by image id; None for anything else."""
     path = truth_of(Path(parts.images.root))
     if parts.run.data.images is not None or not path.is_file():

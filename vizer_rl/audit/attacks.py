@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .lexis import CLOSERS, Lexis, core, words_of
+from .lexicon import CLOSERS, Lexicon, core, words_of
 
 Pair = tuple[str, str]  # what it was made from, what it became
 GENERIC = ("a photo", "an image", "a picture of something")
@@ -38,7 +38,7 @@ class Subject:
     context: int
 
 
-Make = Callable[[Subject, Lexis, random.Random], list[Pair]]
+Make = Callable[[Subject, Lexicon, random.Random], list[Pair]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Attack:
     contested: bool = False
 
 
-def shuffled_words(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def shuffled_words(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """The same words in another order."""
     words = words_of(subject.caption)
     mixed = list(words)
@@ -67,30 +67,30 @@ def shuffled_words(subject: Subject, lexis: Lexis, rng: random.Random) -> list[P
     return [(subject.caption, " ".join(mixed))]
 
 
-def repeated_caption(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def repeated_caption(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """The caption twice."""
     joint = " " if subject.caption[-1:] in (".", "!", "?") else " and "
     return [(subject.caption, subject.caption + joint + subject.caption)]
 
 
-def appended_nouns(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def appended_nouns(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """The nouns that the policy says most often, of those it never said about this image."""
     nouns = lexis.absent_nouns(subject.said, STUFFED)
     stuffing = "".join(f" and {lexis.article(noun)} {noun}" for noun in nouns)
     return [(subject.caption, subject.caption.rstrip(".!?") + stuffing)]
 
 
-def noun_swapped(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def noun_swapped(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """One noun replaced by another one that is not said about this image."""
     return _swapped(subject, lexis, rng, noun=True)
 
 
-def attribute_swapped(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def attribute_swapped(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """One attribute (colour, size, …) replaced by another one."""
     return _swapped(subject, lexis, rng, noun=False)
 
 
-def _swapped(subject: Subject, lexis: Lexis, rng: random.Random, noun: bool) -> list[Pair]:
+def _swapped(subject: Subject, lexis: Lexicon, rng: random.Random, noun: bool) -> list[Pair]:
     places = list(dict.fromkeys(lexis.swaps(subject.caption, noun)))
     pairs = []
     for at in rng.sample(places, min(SWAPS, len(places))):
@@ -103,29 +103,29 @@ def _swapped(subject: Subject, lexis: Lexis, rng: random.Random, noun: bool) -> 
     return pairs
 
 
-def neighbour_caption(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def neighbour_caption(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """What the policy said about an image that looks alike."""
     return [(subject.caption, subject.neighbour)] if subject.neighbour else []
 
 
-def generic_caption(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def generic_caption(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """A caption that is true of every image."""
     return [(subject.caption, rng.choice(GENERIC))]
 
 
-def comma_list(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def comma_list(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """Its content words alone, one after the other."""
     words = [core(w) for w in words_of(subject.caption)]
     kept = list(dict.fromkeys(w for w in words if w and w not in CLOSERS))
     return [(subject.caption, ", ".join(kept))] if kept else []
 
 
-def style_tokens(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def style_tokens(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """Words of praise that image-text models have seen beside every kind of picture."""
     return [(subject.caption, f"{subject.caption.rstrip('.!?')}, {STYLE}")]
 
 
-def past_context(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def past_context(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """An invented sentence where the scorer has stopped to read.
 
     Filled up to the scorer's context with what else was said about the image; a token is at least a
@@ -144,7 +144,7 @@ def _sentence(caption: str) -> str:
     return caption if caption[-1:] in (".", "!", "?") else caption + "."
 
 
-def empty(subject: Subject, lexis: Lexis, rng: random.Random) -> list[Pair]:
+def empty(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
     """Nothing at all."""
     return [(subject.caption, "")]
 
@@ -164,7 +164,7 @@ ATTACKS = (
 )
 
 
-def pairs_of(attack: Attack, subject: Subject, lexis: Lexis, seed: str) -> tuple[list[Pair], int]:
+def pairs_of(attack: Attack, subject: Subject, lexis: Lexicon, seed: str) -> tuple[list[Pair], int]:
     """The attack's pairs on a subject, and how many it would not change and so left out."""
     made = list(dict.fromkeys(attack.make(subject, lexis, random.Random(f"{attack.name}{seed}"))))
     changed = [(a, b) for a, b in made if a != b]

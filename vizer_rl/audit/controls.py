@@ -11,18 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import ranks
-from ..metrics.ranks import estimate, mean, number, per_image, spearman, weighted_sum, wins, within
-from ..views import blank
-from .desk import GROUP, Desk, Said, others
-from .measure import SUM, Numbers, against, scored_sample
-from .pictures import augmented
+from ..data.perturb import augmented, blank
+from ..evaluation import statistics
+from ..evaluation.statistics import (
+    estimate,
+    mean,
+    number,
+    per_image,
+    spearman,
+    weighted_sum,
+    wins,
+    within,
+)
+from .attack_scores import SUM, Numbers, against, scored_sample
+from .judges import Judges
+from .sample import GROUP, CaptionSample, others
 
 BEST_OF = (1, 2, 4, GROUP)
 OTHERS, OTHERS_SHORT = 4, 2  # other images that each original is scored with
 
 
-def image_control(desk: Desk, said: Said, sample_KNG: np.ndarray, thorough: bool) -> Numbers:
+def image_control(
+    judges: Judges, said: CaptionSample, sample_KNG: np.ndarray, thorough: bool
+) -> Numbers:
     """How often an original scores higher with its own image than with another, or with none."""
     attacked, out = said.attacked, {}
     captions = [said.original_of(n) for n in attacked]
@@ -34,13 +45,13 @@ def image_control(desk: Desk, said: Said, sample_KNG: np.ndarray, thorough: bool
         looks["blank"] = [list(range(len(said.ids)))]
     for kind, turns in looks.items():
         view = ("#blank", blank) if kind == "blank" else ("", None)
-        rates: dict[str, list[np.ndarray]] = {name: [] for name in (SUM, *desk.names)}
+        rates: dict[str, list[np.ndarray]] = {name: [] for name in (SUM, *judges.names)}
         for turn in turns:
             ids = [said.ids[turn[n]] for n in attacked]
-            there = desk.score(ids, captions, tokens, 1, view)
-            sums = against(desk, sample_KNG, said, attacked, own, there)
+            there = judges.score(ids, captions, tokens, 1, view)
+            sums = against(judges, sample_KNG, said, attacked, own, there)
             rates[SUM].append(wins(*sums))
-            for k, name in enumerate(desk.names):
+            for k, name in enumerate(judges.names):
                 rates[name].append(wins(own[k], there[k]))
         images = [n for _ in turns for n in attacked]
         out[kind] = {
@@ -49,23 +60,23 @@ def image_control(desk: Desk, said: Said, sample_KNG: np.ndarray, thorough: bool
     return out
 
 
-def policy_sight(desk: Desk, said: Said) -> Numbers | None:
+def policy_sight(judges: Judges, said: CaptionSample) -> Numbers | None:
     """How often the frozen policy finds its caption likelier with its own image than another's."""
     captions = [said.original_of(n) for n in said.attacked]
-    own = desk.log_probs([said.ids[n] for n in said.attacked], captions)
+    own = judges.log_probs([said.ids[n] for n in said.attacked], captions)
     other = others(len(said.ids), 0)
-    there = desk.log_probs([said.ids[other[n]] for n in said.attacked], captions)
+    there = judges.log_probs([said.ids[other[n]] for n in said.attacked], captions)
     told = estimate(wins(own, there))
     return dict(told) if told else None
 
 
-def with_sum(desk: Desk, sample_KNG: np.ndarray) -> dict[str, np.ndarray]:
+def with_sum(judges: Judges, sample_KNG: np.ndarray) -> dict[str, np.ndarray]:
     """Every reward's scores (N, G) by name, the weighted sum first."""
-    total = weighted_sum(sample_KNG, desk.weights, desk.normalised)
-    return {SUM: total} | dict(zip(desk.names, sample_KNG, strict=True))
+    total = weighted_sum(sample_KNG, judges.weights, judges.normalised)
+    return {SUM: total} | dict(zip(judges.names, sample_KNG, strict=True))
 
 
-def order(desk: Desk, said: Said, columns: dict[str, np.ndarray]) -> Numbers:
+def order(judges: Judges, said: CaptionSample, columns: dict[str, np.ndarray]) -> Numbers:
     """What orders the captions of one image: agreement with the held-out scorer, ties, length."""
     words = np.array([[len(c.split()) for c in some] for some in said.captions], float)
     names = list(columns)
@@ -77,7 +88,7 @@ def order(desk: Desk, said: Said, columns: dict[str, np.ndarray]) -> Numbers:
             f"{a} ~ {b}": estimate(
                 np.array([spearman(x, y) for x, y in zip(columns[a], columns[b], strict=True)])
             )
-            for a, b in combinations(desk.names, 2)
+            for a, b in combinations(judges.names, 2)
         },
         "distinct": float(np.mean([len(set(some)) for some in said.captions])),
     }
@@ -88,10 +99,10 @@ def _tied(group: np.ndarray) -> bool:
     return not there.size or bool(np.ptp(there) < 1e-9)
 
 
-def noise(desk: Desk, said: Said, columns: dict[str, np.ndarray]) -> Numbers:
+def noise(judges: Judges, said: CaptionSample, columns: dict[str, np.ndarray]) -> Numbers:
     """Spread of a group's scores under mild changes of the image, by their spread over captions."""
     views = [(f"#view{turn}", augmented(turn)) for turn in (1, 2)]
-    one, two = (with_sum(desk, scored_sample(desk, said, view)) for view in views)
+    one, two = (with_sum(judges, scored_sample(judges, said, view)) for view in views)
     out: Numbers = {}
     for name, scores in columns.items():
         apart = one[name] - two[name]
@@ -101,14 +112,14 @@ def noise(desk: Desk, said: Said, columns: dict[str, np.ndarray]) -> Numbers:
     return out
 
 
-def headroom(said: Said, total: np.ndarray) -> Numbers:
+def headroom(said: CaptionSample, total: np.ndarray) -> Numbers:
     """What the weighted sum's picks gain in the eyes of the held-out scorer.
 
     gain_over_mean: of the best of GROUP over the mean sample; gain_over_greedy: over the caption
     that the policy gives now; ceiling: the same for the held-out scorer's own pick; spread: the
     standard deviation of the held-out score within groups, for scale.
     """
-    picks = {n: ranks.best_of(total, said.heldout, n) for n in BEST_OF}
+    picks = {n: statistics.best_of(total, said.heldout, n) for n in BEST_OF}
     best, greedy = picks[GROUP], said.heldout_greedy
     return {
         "greedy": estimate(greedy),
@@ -120,9 +131,11 @@ def headroom(said: Said, total: np.ndarray) -> Numbers:
     }
 
 
-def against_truth(said: Said, columns: dict[str, np.ndarray], truths: dict[str, Any]) -> Numbers:
+def against_truth(
+    said: CaptionSample, columns: dict[str, np.ndarray], truths: dict[str, Any]
+) -> Numbers:
     """On drawn scenes: rank correlation with the truth metric, and the true F1 of the picks."""
-    from ..metrics.scene_facts import columns as facts
+    from ..evaluation.metrics.scene_facts import columns as facts
 
     told = [truths[i] for i in said.ids for _ in range(GROUP)]
     f1 = facts([c for some in said.captions for c in some], told)["fact_f1"].reshape(-1, GROUP)
@@ -138,6 +151,6 @@ def against_truth(said: Said, columns: dict[str, np.ndarray], truths: dict[str, 
         "heldout": estimate(within(said.heldout, f1)),
         "f1_greedy": estimate(greedy),
         "f1_mean": estimate(f1.mean(1)),
-        "f1_picked": estimate(ranks.best_of(total, f1, GROUP)),
+        "f1_picked": estimate(statistics.best_of(total, f1, GROUP)),
         "f1_best": estimate(f1.max(1)),
     }

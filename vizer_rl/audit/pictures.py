@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 
-from ..views import fingerprint
-
-CROP, LIGHT = 0.94, 0.06  # mild changes: side kept, brightness changed at most by
-View = Callable[[Image], Image]
+from ..data.perturb import View
 
 
 @contextmanager
@@ -48,17 +45,3 @@ class Pictures(Sequence[Image]):
             return Pictures(self.load, self.ids[row], self.view)
         image = self.load(self.ids[row])
         return self.view(image) if self.view else image
-
-
-def augmented(turn: int) -> View:
-    """A view: a little less of the image, a little lighter or darker; never flipped."""
-
-    def view(image: Image) -> Image:
-        rng = random.Random(fingerprint(image) + bytes([turn]))
-        width, height = (max(1, round(CROP * side)) for side in image.size)
-        x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
-        part = image.crop((x, y, x + width, y + height)).resize(image.size, Resampling.BICUBIC)
-        light = 1 + rng.uniform(-LIGHT, LIGHT)
-        return part.point(lambda value: value * light)
-
-    return view

@@ -1,0 +1,188 @@
+"""What all embedded checkpoints are pre-trained with: scenes, dense labels, a resumable loop."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import nn
+
+from vizer_rl.data.scenes import (
+    COLOURS,
+    FILLS,
+    NUMBERS,
+    RELATIONS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Scene,
+    Thing,
+    render,
+    sample,
+)
+
+# what part an object plays among the others: in the principal relation, in a count, or none
+PARTS = ("none", *RELATIONS, "right of", "below", "around", *NUMBERS.values())
+INVERSE = dict(zip(RELATIONS, PARTS[4:7], strict=True))
+CLASSES = (SHAPES, tuple(COLOURS), SIZES, FILLS, PARTS)
+LABELS = len(CLASSES) + 3
+DENSE = sum(len(c) + 1 for c in CLASSES) + 3  # logits of each class or "nothing", and dx, dy, r
+
+
+@dataclass
+class Pool:
+    """Scenes for pre-training: pixels (N, SIDE, SIDE, 3) uint8 and their truth."""
+
+    pixels: np.ndarray
+    scenes: list[Scene]
+
+
+def pool(folder: Path, first: int, count: int) -> Pool:
+    """Scenes first … first+count-1, drawn once by two processes and kept in `folder`."""
+    pixels, scenes = folder / f"pool-{first}-{count}.npy", folder / f"pool-{first}-{count}.pkl"
+    if not scenes.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(2) as workers:
+            seeds = range(first, first + count)
+            drawn = workers.map(_draw, seeds, chunksize=500)
+            both = list(track(drawn, f"drawing {count} scenes", total=count))
+        np.save(pixels, np.stack([p for p, _ in both]))
+        scenes.write_bytes(pickle.dumps([s for _, s in both]))
+    return Pool(np.load(pixels), pickle.loads(scenes.read_bytes()))
+
+
+def _draw(seed: int) -> tuple[np.ndarray, Scene]:
+    scene = sample(seed)
+    return np.asarray(render(scene)), scene
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """(N, SIDE, SIDE, 3) uint8 -> (N, 3, SIDE, SIDE) in [0, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def dense_labels(scenes: Iterable[Scene], grid: int) -> torch.Tensor:
+    """(N, grid, grid, LABELS): classes (0 = nothing there) and dx, dy, r of the object.
+
+    A cell belongs to the smallest object over its centre, or whose centre lies in it.
+    """
+    step = SIDE / grid
+    centres = (np.arange(grid) + 0.5) * step
+    labels = []
+    for scene in scenes:
+        label = np.zeros((grid, grid, LABELS), np.float32)
+        for o in sorted(scene.objects, key=lambda o: -o.r):
+            dx, dy = o.x - centres[None, :], o.y - centres[:, None]
+            owns = np.hypot(dx, dy) < 0.85 * o.r
+            owns |= (np.abs(dx) <= step / 2) & (np.abs(dy) <= step / 2)
+            words = (o.shape, o.colour, o.size, o.fill, part(scene, o))
+            classes = [c.index(w) + 1 for c, w in zip(CLASSES, words, strict=True)]
+            label[owns, :-3] = classes
+            label[..., -3][owns] = np.broadcast_to(dx, owns.shape)[owns] / 24
+            label[..., -2][owns] = np.broadcast_to(dy, owns.shape)[owns] / 24
+            label[..., -1][owns] = o.r / 24
+        labels.append(label)
+    return torch.from_numpy(np.stack(labels))
+
+
+def part(scene: Scene, thing: Thing) -> str:
+    """The part (of PARTS) that an object of this scene plays."""
+    same = sum(o.kind == thing.kind for o in scene.objects)
+    if same > 1:
+        return NUMBERS[same]
+    if scene.relation and thing in scene.objects[:2]:
+        return scene.relation if thing == scene.objects[0] else INVERSE[scene.relation]
+    return PARTS[0]
+
+
+def dense_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each attribute and squared error of the offsets, per cell.
+
+    logits (…, DENSE), labels (…, LABELS) as `dense_labels` gives them.
+    """
+    logits, labels = logits.flatten(0, -2), labels.flatten(0, -2)
+    loss, at = torch.zeros(()), 0
+    for i, c in enumerate(CLASSES):
+        loss = loss + nn.functional.cross_entropy(
+            logits[:, at : at + len(c) + 1], labels[:, i].long()
+        )
+        at += len(c) + 1
+    there = labels[:, :1] > 0
+    return loss + ((logits[:, at:] - labels[:, -3:]).square() * there).mean()
+
+
+def dense_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """Share of object cells whose shape, colour, size, fill is right."""
+    there, out, at = labels[..., 0] > 0, [], 0
+    for i, c in enumerate(CLASSES):
+        right = logits[..., at : at + len(c) + 1].argmax(-1) == labels[..., i]
+        out.append(right[there].float().mean().item())
+        at += len(c) + 1
+    return out
+
+
+def fit(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[int], torch.Tensor],
+    steps: int,
+    lr: float,
+    folder: Path,
+) -> float:
+    """Minimise loss(step) over the module's parameters; returns the seconds it took.
+
+    Muon for the matrices inside the network and AdamW for the rest, linear decay to zero. State is
+    kept in `folder`/name.pt every 100 steps, so that a run that was cut goes on where it stopped.
+    """
+    matrices = [
+        p
+        for n, p in module.named_parameters()
+        if p.ndim == 2 and "emb" not in n and "head" not in n
+    ]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in module.parameters() if id(p) not in chosen]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+    path, first, seconds = folder / f"{name}.pt", 0, 0.0
+    if path.exists():
+        state = torch.load(path)
+        module.load_state_dict(state["module"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        first, seconds = state["step"], state["seconds"]
+    start, running = time.monotonic() - seconds, 0.0
+    for step in track(range(first, steps), f"{name} ({steps} steps)", total=steps, completed=first):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1.0, (step + 1) / 100) * (1 - step / steps)
+            optimizer.zero_grad()
+        value = loss(step)
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        running = value.item() if step == first else 0.98 * running + 0.02 * value.item()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            seconds = time.monotonic() - start
+            print(f"{name} step {step + 1}/{steps} loss {running:.4f} {seconds:.0f} s", flush=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(
+                {
+                    "module": module.state_dict(),
+                    "optimizers": [o.state_dict() for o in optimizers],
+                    "step": step + 1,
+                    "seconds": seconds,
+                },
+                path.with_suffix(".part"),
+            )
+            path.with_suffix(".part").replace(path)
+    return seconds

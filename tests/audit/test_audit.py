@@ -1,0 +1,188 @@
+"""The audit through the real command on few scenes: what it writes, refuses and keeps."""
+
+import json
+import random
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vizer_rl.audit as audits
+from vizer_rl import cli
+from vizer_rl.audit.attacks import ATTACKS
+from vizer_rl.audit.pictures import aside
+from vizer_rl.audit.report_html import page
+from vizer_rl.data import scenes as draw
+from vizer_rl.data.perturb import augmented
+from vizer_rl.evaluation.statistics import shuffle_apart
+
+from ..conftest import REPO, TINY
+
+FILE = str(REPO / "experiments" / "smolvlm.yaml")
+ONLY = [f"rewards.{name}=null" for name in ("alignment", "repetition", "length", "self_retrieval")]
+FEW = [word for word in TINY if not word.startswith("rewards.")]
+
+
+@pytest.fixture
+def audit(workplace, monkeypatch):
+    """Runs `vizer-rl audit` on 8 images; the exit code."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(audits, "IMAGES", 8)
+
+    def run(*words):
+        return cli.main(["audit", FILE, *words])
+
+    return run
+
+
+class Page(HTMLParser):
+    """Complains of tags that do not close in their order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.images, self.others = [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.others += [v for k, v in attributes if k in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        if tag == "img":
+            self.images.append(dict(attributes)["src"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_good_recipe_is_audited_and_shown(audit, workplace, capsys):
+    assert audit(*TINY, "name=good") == 0
+    said = capsys.readouterr().out
+    assert "audit: " in said
+    assert all(attack.name in said for attack in ATTACKS)
+    assert max(map(len, said.splitlines())) <= 100
+    folder = workplace / "audits" / "good"
+    told = json.loads((folder / "audit.json").read_text())
+    assert not (workplace / "runs" / "good").exists(), "training would refuse the name"
+    assert set(told["attacks"]) == {attack.name for attack in ATTACKS}
+    assert told["images"] == 8
+    assert told["controls"]["other"]["sum"]["value"] > 0.8
+    assert told["order"]["heldout"]["sum"]["value"] > 0.2
+    assert told["truth"]["within"]["sum"]["value"] > 0.2
+    assert told["headroom"]["best_of"]["8"]["value"] > told["headroom"]["best_of"]["1"]["value"]
+    shown = Page((folder / "audit.html").read_text())
+    assert len(shown.images) == len(told["worst"])
+    assert all(image.startswith("data:image/webp;base64,") for image in shown.images)
+    assert not shown.others
+
+
+def test_a_random_reward_fails_and_strict_says_so(audit, capsys):
+    words = [*FEW, *ONLY, "rewards.clip_similarity=null", "rewards.random.weight=1", "name=dice"]
+    assert audit(*words, "--strict") == 1
+    assert "does not look at the image" in " ".join(capsys.readouterr().out.split())
+    assert audit(*words) == 0
+
+
+def test_an_existing_run_gets_its_audit(audit, workplace):
+    folder = workplace / "runs" / "there"
+    folder.mkdir(parents=True)
+    assert audit(*FEW, *ONLY, "name=there") == 0
+    assert (folder / "audit.html").exists()
+
+
+def test_the_verdict_is_the_same_without_the_truth(audit, workplace):
+    words = [*FEW, *ONLY, "name=truth"]
+    told = workplace / "audits" / "truth" / "audit.json"
+    audit(*words)
+    with_truth = json.loads(told.read_text())
+    truth = draw.truth_of(workplace / "data/scenes/train/images")
+    kept = truth.rename(truth.with_suffix(".kept"))
+    audit(*words)
+    kept.rename(truth)
+    without = json.loads(told.read_text())
+    assert without["truth"] is None
+    assert with_truth["truth"] is not None
+    assert with_truth["verdict"] == without["verdict"]
+
+
+def test_training_is_the_same_with_the_short_audit_and_without(command, capsys):
+    told = {}
+    for name in ("true", "false"):
+        directory = command("smolvlm", f"audit-{name}", f"monitor.audit={name}")
+        told[name] = load_file(directory / "checkpoint-2" / "adapter_model.safetensors")
+        assert (directory / "audit.json").exists() == (name == "true")
+        assert ("audit: " in capsys.readouterr().out) == (name == "true")
+    assert all(torch.equal(told["true"][n], told["false"][n]) for n in told["true"])
+
+
+def test_random_states_are_left_as_they_were():
+    def draw_all():
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    for seeded in (random.seed, np.random.seed, torch.manual_seed):
+        seeded(3)
+    wanted = draw_all()
+    for seeded in (random.seed, np.random.seed, torch.manual_seed):
+        seeded(3)
+    with aside(7, torch.device("cpu")):
+        draw_all()
+    assert draw_all() == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["audt", FILE], "nearest: audit"),
+        (["audit", "nowhere.yaml"], "not found"),
+        (["audit", FILE, "profile=scenes", "rewards.clip_similarty.weight=1"], "clip_similarity"),
+        (["audit", FILE, "profile=scenes", "polcy.model=x"], "nearest: policy"),
+        (["audit", FILE, "--strct"], "unrecognized arguments: --strct"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(words, says, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    try:
+        code = cli.main(words)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_views_of_an_image():
+    image = draw.render(draw.sample(3))
+    one, two = augmented(1)(image), augmented(2)(image)
+    assert one.size == image.size
+    assert one.tobytes() != two.tobytes() != image.tobytes()
+    assert one.tobytes() == augmented(1)(image).tobytes()
+
+
+def test_captions_cannot_break_the_page():
+    numbers = {
+        "run": "<b>",
+        "images": 1,
+        "captions_per_image": 8,
+        "temperature": 1.0,
+        "attacked": 0,
+        "verdict": {
+            "overall": "fail",
+            "lines": [{"level": "fail", "about": "x", "says": "a < b & </li>", "do": "<i>"}],
+        },
+        "headroom": {
+            "greedy": None,
+            "best_of": {"1": None},
+            "gain_over_greedy": None,
+            "ceiling": None,
+        },
+    }
+    shown = page(numbers, lambda image_id: None)
+    Page(shown)
+    assert "a &lt; b &amp; &lt;/li&gt;" in shown
+
+
+def test_the_other_image_is_never_the_same():
+    assert all(a != b for a, b in enumerate(shuffle_apart(8, 5)))

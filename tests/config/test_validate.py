@@ -1,0 +1,186 @@
+"""Every mistake in a run file is told at once, with its place, and nothing is written."""
+
+import json
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from trl import GRPOConfig
+
+from vizer_rl.algorithms import ALGORITHMS, find
+from vizer_rl.config.validate import CHOICES, OURS
+
+from .test_config import complaint, folder, run  # noqa: F401  `folder` is used by every test
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("polcy.model=x", "polcy: unknown key; .*; nearest: policy"),
+        ("policy.modle=x", "policy.modle: unknown key; allowed: model, .*; nearest: model"),
+        ("policy.lora.alfa=1", "policy.lora.alfa: unknown key; allowed: r, .*; nearest: alpha"),
+        (
+            "monitor.evry=1",
+            "monitor.evry: unknown key; allowed: every, images, keep, audit; nearest: every",
+        ),
+        ("family=smolvm", "family: 'smolvm' is unknown; allowed: smolvlm, .*; nearest: smolvlm"),
+        ("algorithm=grop", "algorithm: 'grop' is unknown; .*; nearest: grpo"),
+        ("profile=ful", "profile: 'ful' is unknown; allowed: auto, scenes, full; nearest: full"),
+        ("policy.dtype=float61", "policy.dtype: 'float61' .* nearest: float16"),
+        ("tracking.wandb=ofline", "tracking.wandb: 'ofline' .* nearest: offline"),
+        ("seed=x", "seed: 'x'; allowed: a valid integer"),
+        ("seed=-1", "seed: -1; allowed: greater than or equal to 0"),
+        ("policy.lora.r=many", "policy.lora.r: 'many'; allowed: a valid integer"),
+        ("policy.lora.dropout=.nan", "policy.lora.dropout: nan; allowed: "),
+        ("policy=3", "policy: 3; allowed: "),
+        ("policy={}", "policy.model: missing; allowed: `embedded`"),
+        ("name=a/b", "name: 'a/b'; allowed: a plain folder name"),
+        ("name=..", "name: '..'; allowed: a plain folder name"),
+        ("rewards.repetitoin={}", "rewards.repetitoin: unknown reward .*'repetition'"),
+        ("rewards.repetitoin=null", "rewards.repetitoin: no such reward .*; nearest: repetition"),
+        ("rewards.length.shotest=1", "rewards.length.shotest: .*; nearest: shortest"),
+        ("rewards.length.shortest=x", "rewards.length.shortest: 'x'; allowed: a whole number"),
+        ("rewards.length.weight=.inf", "rewards.length.weight: inf; allowed: a finite number"),
+        ("rewards.length.weight=true", "rewards.length.weight: True; allowed: a finite number"),
+        ("rewards.length=3", "rewards.length: 3; allowed: a valid dictionary"),
+        ("rewards={}", "rewards: no reward has a weight"),
+        ("rewards={length: {weight: 0}}", "rewards: no reward has a weight"),
+        ("train.max_stepz=1", "train.max_stepz: unknown field of .*; nearest: max_steps"),
+        ("train.gamma=1", "train.gamma: algorithm grpo has no such setting; algorithm=ppo has it"),
+        ("train.alignment_coef=-1", "train.alignment_coef: -1; allowed: .*"),
+        ("mapper.captions=x", "mapper.captions: 'x' is read only with mapper.source=captions"),
+        ("mapper.source=captions", "mapper.captions: missing"),
+        ("mapper.width=64", "mapper: nothing uses it: algorithm=vizer or train.alignment_coef"),
+        ("train.max_steps=lots", "train.max_steps: 'lots'; allowed: a whole number"),
+        ("train.beta=high", "train.beta: 'high'; allowed: a number"),
+        ("train.bf16=3", "train.bf16: 3; allowed: bool | None"),
+        ("train.log_completions=1", "train.log_completions: 1; allowed: true or false"),
+        ("train.lr_scheduler_type=cosin", "train.lr_scheduler_type: 'cosin' .* nearest: cosine"),
+        ("train.loss_type=dr_gpro", "train.loss_type: 'dr_gpro' .* nearest: dr_grpo"),
+        ("train.seed=3", "train.seed: not to be set here: set by `seed`"),
+        ("train.output_dir=x", "train.output_dir: not to be set here: set by `name`"),
+        ("train.reward_weights=[1]", "train.reward_weights: .*`rewards.NAME.weight`"),
+        ("train.use_vllm=true", "train.use_vllm: True; allowed: false"),
+        ("train.num_generations=1", "train.num_generations: 1; .* at least 2"),
+        ("train.num_generations=null", "train.num_generations: None; .* at least 2"),
+        ("train.per_device_train_batch_size=0", "batch_size: 0; .* at least 1"),
+        ("data.images=photo", "data.images: 'photo' not found; .*photos"),
+        ("data.images=photos/*.jpg", "data.images: 'photos/\\*.jpg' holds no file"),
+        ("policy.model=./photo", "policy.model: folder 'photo' not found; nearest: photos"),
+        ("policy.model=a/b/c", "policy.model: folder 'a/b/c' not found"),
+        ("policy.model=photos", "policy.model: 'photos' has no config.json"),
+        ("policy.model=photos", "policy.model: 'photos' has no processor: neither of prep"),
+        ("scorer.train=embedded:c", "scorer.train: 'embedded:c' is unknown; .*; nearest: embedded"),
+        ("scorer.train=ViT-L-14/dfn2", "scorer.train: .*; nearest: ViT-L-14/dfn2b"),
+        ("scorer.heldout=local-dir:x", "scorer.heldout: 'x' is no folder with an open_clip_con"),
+        ("nonsense", "nonsense: not section.key=value"),
+        ("=3", ": unknown key"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(override, told):
+    message = complaint(override)
+    lines = message.splitlines()[1:]
+    assert any(re.search(told, line) for line in lines), message
+    assert len(lines) <= 3, message
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.gamma=1.5", "train.gamma: 1.5; allowed: at least 0 and at most 1"),
+        ("train.gamma=high", "train.gamma: 'high'; allowed: a number"),
+        ("train.value_learning_rate=-1", "train.value_learning_rate: -1; allowed: .*"),
+        ("train.value_trunk=shard", "train.value_trunk: 'shard' is unknown; .*; nearest: shared"),
+        (
+            "train.cliprange_valu=1",
+            "train.cliprange_valu: unknown field of .* nearest: cliprange_",
+        ),
+        ("train.max_stepz=1", "train.max_stepz: unknown field of .*; nearest: max_steps"),
+    ],
+)
+def test_the_settings_of_an_algorithm_are_checked_like_trls(override, told):
+    message = complaint("algorithm=ppo", override)
+    assert re.search(told, message), message
+    assert len(message.splitlines()) == 2, message
+
+
+def test_every_algorithm_takes_the_run_file_as_it_is():
+    for name in ALGORITHMS:
+        assert run(f"algorithm={name}").algorithm == name
+        assert "alignment_coef" in {f.name for f in fields(find(name).Config)}
+    assert run("algorithm=ppo", "train.gamma=1", "train.cliprange_value=null", "train.target_kl=.1")
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "group", "nearest"),
+    [(9, 1, 8, "8 or 16"), (3, 1, 8, "8"), (6, 2, 8, "4 or 8"), (5, 4, 8, "4 or 6")],
+)
+def test_groups_must_be_whole_and_the_nearest_sizes_that_do_are_told(size, steps, group, nearest):
+    sizes = f"train={{per_device_train_batch_size: {size}, num_generations: {group}}}"
+    for key in ("gradient_accumulation_steps", "steps_per_generation"):
+        message = complaint(sizes, f"train.{key}={steps}")
+        assert f"train.per_device_train_batch_size: {size} × {steps} steps" in message
+        assert message.endswith(f"nearest allowed: {nearest}")
+        best = nearest.split()[0]
+        assert run(sizes, f"train.{key}={steps}", f"train.per_device_train_batch_size={best}")
+
+
+def test_all_mistakes_come_in_one_message_a_line_each():
+    message = complaint(
+        "seed=x", "polcy=1", "rewards.lenth={}", "train.betta=1", "data.images=no", "name=a/b", "oh"
+    )
+    lines = message.splitlines()
+    assert lines[0] == "run.yaml cannot be run:"
+    assert len(lines) == 1 + 7
+    for key in ("seed", "polcy", "rewards.lenth", "train.betta", "data.images", "name", "oh"):
+        assert sum(line.startswith(f"  {key}: ") for line in lines) == 1
+
+
+def test_profile_full_says_how_to_give_it_images():
+    assert "data.images: profile full needs images: IMAGES=/folder" in complaint("profile=full")
+
+
+def test_a_model_of_another_family_is_refused():
+    for name, content in [("config.json", {"model_type": "llava"}), ("processor_config.json", {})]:
+        Path("photos", name).write_text(json.dumps(content))
+    told = "policy.model: 'photos' is of type 'llava'; allowed for family smolvlm: idefics3"
+    assert told in complaint("policy.model=photos")
+    Path("photos/config.json").write_text("{")
+    assert "is not JSON" in complaint("policy.model=photos")
+    Path("photos/config.json").write_text('{"model_type": "idefics3"}')
+    assert run("policy.model=photos").policy.model == "photos"
+
+
+def test_an_embedded_checkpoint_that_is_not_built_is_told_in_profile_scenes():
+    for name in ("smolvlm", "scorer-b"):
+        Path("assets", name, "model.safetensors").unlink()
+    Path("assets/smolvlm").rmdir()
+    told = [
+        f"  {key}: the embedded checkpoint {name} is not in this checkout: run `make scenes-assets`"
+        for key, name in [("policy.model", "smolvlm"), ("scorer.heldout", "scorer-b")]
+    ]
+    assert complaint("profile=scenes").splitlines()[1:] == told
+    assert run("profile=scenes", "family=qwen2vl", "scorer.heldout=embedded:a")
+    assert "embedded checkpoint" not in complaint("profile=full")
+
+
+def test_a_run_directory_is_never_overwritten_unasked():
+    assert run(resume=False, overwrite=False)
+    assert "nothing to resume: 'runs/smolvlm-scenes' not found" in complaint(resume=True)
+    os.makedirs("runs/smolvlm-scenes")
+    both = complaint("seed=x", resume=False, overwrite=False)
+    assert "name: runs/smolvlm-scenes exists: --resume goes on" in both
+    assert "seed: 'x'" in both
+    assert "nothing to resume: no checkpoint-* in" in complaint(resume=True, overwrite=False)
+    assert "exclude each other" in complaint(resume=True, overwrite=True)
+    assert run(resume=False, overwrite=True) == run()
+    os.makedirs("runs/smolvlm-scenes/checkpoint-3")
+    assert run(resume=True, overwrite=False) == run()
+
+
+def test_what_we_say_about_trl_is_true():
+    assert set(OURS) | set(CHOICES) <= set(GRPOConfig.__dataclass_fields__)
+    for key, choices in CHOICES.items():
+        assert getattr(GRPOConfig, key) in choices

@@ -1,0 +1,302 @@
+"""Before and after: the statistics against known values, the files and the print-out of a run."""
+
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+
+from vizer_rl.config.schema import Engine, Policy, Run, Scorer
+from vizer_rl.data import scenes as draw
+from vizer_rl.errors import UserError
+from vizer_rl.evaluation import evaluate, tables
+from vizer_rl.evaluation.before_after import Pair, summary
+from vizer_rl.evaluation.evaluate import caption, next_steps
+from vizer_rl.evaluation.metrics import scene_facts
+from vizer_rl.evaluation.statistics import estimates
+from vizer_rl.policy import captioner, load
+from vizer_rl.scoring import clip
+
+FACTS = ["fact_f1", "fact_precision", "fact_recall", "hallucination_rate"]
+ALWAYS, VAGUE = ["mean_length", "heldout_score"], "a red circle"
+
+
+def circle(**other):
+    known = {"shape": "circle", "colour": "red", "size": "large", "fill": "solid"}
+    return {"objects": [{**known, "x": 48, "y": 48, "r": 19, **other}], "relation": None}
+
+
+def test_equal_numbers_have_an_interval_of_no_width():
+    found = estimates({"x": np.full(50, 0.3)})["x"]
+    assert list(found.values()) == pytest.approx([0.3, 0.3, 0.3], abs=1e-12)
+
+
+def test_interval_of_a_coin_is_the_known_one():
+    found = estimates({"coin": np.array([0.0, 1.0] * 200)})["coin"]
+    assert found["value"] == 0.5
+    assert found["low"] == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.004)
+    assert found["high"] == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.004)
+
+
+def test_interval_holds_the_true_mean_about_95_times_in_100():
+    samples = np.random.default_rng(1).normal(3.0, 2.0, (100, 1000))
+    found = estimates({str(i): samples[:, i] for i in range(1000)}).values()
+    assert 0.92 < np.mean([e["low"] <= 3.0 <= e["high"] for e in found]) < 0.97
+
+
+def test_same_seed_gives_the_same_interval_and_another_seed_another():
+    x = {"x": np.random.default_rng(0).normal(size=40)}
+    assert estimates(x) == estimates(x) != estimates(x, seed=1)
+
+
+def test_change_is_paired_image_by_image():
+    rng = np.random.default_rng(0)
+    cosines = rng.normal(0.3, 0.2, 200)
+    found = summary([Pair(str(i), "a", "a b", c, c + 0.01) for i, c in enumerate(cosines)])
+    base, change = found["base"]["heldout_score"], found["change"]["heldout_score"]
+    assert base["high"] - base["low"] > 0.04  # unpaired, .01 would drown in this
+    assert list(change.values()) == pytest.approx([0.01] * 3)
+    assert found["change"]["mean_length"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_fact_columns_by_hand():
+    captions = ["a large solid red circle", "a circle", "a blue circle", ""]
+    columns = scene_facts.columns(captions, [circle()] * 4)
+    assert columns["fact_precision"].tolist() == [1, 1, 0.5, 0]
+    assert columns["fact_recall"].tolist() == [1, 0.25, 0.25, 0]
+    assert columns["fact_f1"] == pytest.approx([1, 0.4, 1 / 3, 0])
+    assert columns["hallucination_rate"].tolist() == [0, 0, 1, 0]
+
+
+def test_recall_by_kind_by_hand_and_none_where_there_is_no_such_fact():
+    told = scene_facts.recall_by_kind(["a red circle", "a star"], [circle(), circle(size="small")])
+    assert told == {
+        "object": 0.5,
+        "colour": 0.5,
+        "size": 0.0,
+        "fill": 0.0,
+        "count": None,
+        "relation": None,
+    }
+
+
+class Toy(torch.nn.Module):
+    """Stands for the policy: its output tells whether the adapter is on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2, bias=False)
+        torch.nn.init.zeros_(self.layer.weight)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Scores:
+    """Stands for the held-out scorer: 1 for captions of more than four words, else .6."""
+
+    def __init__(self, name, device):
+        assert name == "embedded:b"
+
+    def image_features(self, ids, images):
+        assert len(ids) == len(images)
+        return torch.tensor([[1.0, 0.0]]).repeat(len(ids), 1)
+
+    def text_features(self, captions):
+        return torch.tensor([[1.0, 0.0] if len(c.split()) > 4 else [0.6, 0.8] for c in captions])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run on eight drawn scenes; VAGUE turned into the true captions, but for image 0."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    images = draw.write(tmp_path / "held", 1_000_000, 8)
+    truth = images.parent / "truth" / "scenes.json"
+    ids = sorted(p.name for p in images.iterdir())
+    known = json.loads(truth.read_text())
+    says = {evaluate.ImageFolder("", images, [], {}).load(i).tobytes(): known[i] for i in ids[1:]}
+
+    def say(model, processor, pictures, prompt, *, max_new_tokens, features):
+        assert features is None
+        assert (processor, prompt, max_new_tokens) == ("processor", "Describe the image.", 24)
+        adapted = bool(model(torch.ones(1, 2)).any())
+        pixels = [picture.tobytes() for picture in pictures]
+        told = [says[p]["caption"] if adapted and p in says else VAGUE for p in pixels]
+        return [SimpleNamespace(text=text) for text in told]
+
+    monkeypatch.setattr(load, "load_policy", lambda family, settings: (Toy(), "processor"))
+    monkeypatch.setattr(captioner, "caption", say)
+    monkeypatch.setattr(clip, "OpenClip", Scores)
+    monkeypatch.setattr(evaluate, "AT_ONCE", 3)
+    directory = tmp_path / "runs" / "mine"
+    lora = LoraConfig(target_modules=["layer"], init_lora_weights=False)
+    get_peft_model(Toy(), lora).save_pretrained(str(directory / "adapter"))
+    settings = Run(
+        family="smolvlm",
+        profile="scenes",
+        name="mine",
+        policy=Policy(model="embedded"),
+        scorer=Scorer(train="embedded:a", heldout="embedded:b"),
+        rewards={},
+        train={"max_completion_length": 24},
+        engine=Engine(shared_prefix="off"),
+    )
+    (directory / "config.yaml").write_text(settings.to_yaml())
+    held_out(directory, images, ids, truth)
+    return SimpleNamespace(directory=directory, images=images, ids=ids, truth=truth, known=known)
+
+
+def held_out(directory, images, ids, truth):
+    about = {"source": str(images), "ids": ids, "drawn": bool(truth)}
+    (directory / "heldout.json").write_text(json.dumps(about))
+
+
+def results(directory):
+    lines = (directory / "captions.jsonl").read_text().splitlines()
+    return json.loads((directory / "eval.json").read_text()), [json.loads(line) for line in lines]
+
+
+def test_files_of_an_evaluation_on_scenes(run):
+    evaluate.evaluate(run.directory)
+    found, rows = results(run.directory)
+    sides = ["base", "trained", "change"]
+    assert list(found) == ["n_images", *sides, "by_kind", "truth_mean_length"]
+    assert found["n_images"] == 8
+    for side in sides:
+        assert list(found[side]) == FACTS + ALWAYS
+        assert all(list(e) == ["value", "low", "high"] for e in found[side].values())
+        assert all(e["low"] <= e["value"] <= e["high"] for e in found[side].values())
+    truths = [run.known[i]["caption"] for i in run.ids]
+    lengths = [3, *(len(t.split()) for t in truths[1:])]
+    assert found["trained"]["mean_length"]["value"] == pytest.approx(np.mean(lengths))
+    assert found["truth_mean_length"] == np.mean([len(t.split()) for t in truths])
+    assert found["trained"]["fact_f1"]["value"] >= 7 / 8
+    assert found["base"]["heldout_score"]["value"] == pytest.approx(0.6)
+    assert found["change"]["heldout_score"]["value"] == pytest.approx(0.4 * 7 / 8)
+    assert rows == [
+        {
+            "image_id": image_id,
+            "base": VAGUE,
+            "trained": true if image_id != run.ids[0] else VAGUE,
+            "truth": true,
+        }
+        for image_id, true in zip(run.ids, truths, strict=True)
+    ]
+
+
+def test_print_out_tells_the_numbers_in_80_columns(run, capsys):
+    evaluate.evaluate(run.directory)
+    said = capsys.readouterr().out
+    change = json.loads((run.directory / "eval.json").read_text())["change"]["fact_f1"]
+    told = [f"{change[key]:+.3f}".replace("0.", ".") for key in ("value", "low", "high")]
+    assert "{} [{}, {}]".format(*told) in said
+    assert "8 held-out images" in said
+    assert "1.00 [1.00, 1.00]" in said  # every base caption hallucinates
+    assert "relation" in said
+    shown = [image_id for image_id in run.ids if image_id in said]
+    assert shown == run.ids[1:5]  # the first four whose caption changed: not image 0
+    assert f"Run directory: {run.directory}" in said
+    lines = [line for line in said.splitlines() if not line.startswith("Run directory")]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(0.4771, 9.44), (-0.1234, -12.34), (-1.0, -102.4), (math.nan, 0.0)]
+)
+def test_every_metric_is_one_line_of_80_columns_however_wide_its_numbers(share, words):
+    known = dict.fromkeys(FACTS + ALWAYS, dict.fromkeys(("value", "low", "high"), share))
+    known["mean_length"] = dict.fromkeys(("value", "low", "high"), words)
+    result = dict.fromkeys(tables.SIDES, known)
+    console = Console(width=80, file=io.StringIO(), markup=False, highlight=False)
+    tables._show(console, {"n_images": 8, **result}, [])
+    lines = console.file.getvalue().splitlines()
+    rows = [line for line in lines if line.count("]") == 3]
+    assert [row[:14].strip() for row in rows] == list(tables.LABELS.values())
+    assert (
+        len(lines) == len(rows) + 6
+    )  # the title and the closing words, the table's two head lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_users_photos_get_the_label_free_metrics_and_broken_ones_are_left_out(run, capsys):
+    (run.images / "0.png").write_bytes(b"")
+    held_out(run.directory, run.images, ["0.png", *run.ids, "gone.png"], None)
+    evaluate.evaluate(run.directory)
+    found, rows = results(run.directory)
+    assert list(found) == ["n_images", "base", "trained", "change"]
+    assert found["n_images"] == len(rows) == 8
+    assert list(found["change"]) == ALWAYS
+    assert all(list(row) == ["image_id", "base", "trained"] for row in rows)
+    said = capsys.readouterr().out
+    assert said.count("Left out") == 2
+    assert "F1" not in said
+    assert "truth" not in said
+
+
+def test_truth_that_is_gone_is_said_in_one_sentence(run, capsys):
+    run.truth.unlink()
+    evaluate.evaluate(run.directory)
+    assert list(results(run.directory)[0]["base"]) == ALWAYS
+    assert f"Facts are not scored, because {run.truth} is not there." in capsys.readouterr().out
+
+
+def test_truth_of_other_scenes_is_an_error(run):
+    held_out(run.directory, run.images, [*run.ids, "9999999.png"], run.truth)
+    with pytest.raises(UserError, match=r"lacks 1 held-out scenes, the first: 9999999\.png"):
+        evaluate.evaluate(run.directory)
+
+
+def test_no_usable_image_is_an_error(run):
+    held_out(run.directory, run.images, ["gone.png"], None)
+    with pytest.raises(UserError, match="not one of 1 images"):
+        evaluate.evaluate(run.directory)
+
+
+def test_caption_shows_both_as_they_are(run, capsys, monkeypatch):
+    odd = [SimpleNamespace(text="[red] :star:")]
+    monkeypatch.setattr(captioner, "caption", lambda *asked, **settings: odd)
+    caption(run.directory, [run.images / run.ids[1]])
+    said = capsys.readouterr().out
+    assert run.ids[1] in said
+    assert said.count("[red] :star:") == 2
+
+
+def test_caption_of_missing_files_names_each_and_the_nearest(run, monkeypatch):
+    monkeypatch.setattr(load, "load_policy", None)  # not reached
+    near = run.images / run.ids[1].replace("png", "jpg")
+    with pytest.raises(UserError) as error:
+        caption(run.directory, [near, run.images / run.ids[2], run.images / "100001x.png"])
+    assert len(str(error.value).splitlines()) == 2
+    assert f"nearest: {run.images / run.ids[1]}" in str(error.value)
+
+
+def test_run_without_adapter_or_without_directory_is_an_error(run):
+    (run.directory / "adapter" / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match="no trained weights"):
+        caption(run.directory, [run.images / run.ids[0]])
+    with pytest.raises(UserError, match=r"'.*mime' not found; nearest: .*mine"):
+        caption(run.directory.with_name("mime"), [run.images / run.ids[0]])
+
+
+def test_next_steps_name_the_run_and_open_wandb(run, capsys):
+    def said(**tracked):
+        (run.directory / "wandb.json").write_text(json.dumps(tracked))
+        next_steps(run.directory)
+        return capsys.readouterr().out
+
+    online = said(mode="online", url="https://wandb.ai/me/x", dir="d")
+    assert "https://wandb.ai/me/x" in online
+    assert "wandb sync" not in online
+    offline = said(mode="offline", url=None, dir="runs/my run")
+    assert "wandb sync 'runs/my run'" in offline
+    assert ".venv/bin/vizer-rl caption --run mine photo.jpg" in offline
+    assert "make train-smolvlm PROFILE=full IMAGES=~/photos NAME=photos" in offline
+    (run.directory / "wandb.json").unlink()
+    next_steps(run.directory)
+    assert "W&B" not in capsys.readouterr().out

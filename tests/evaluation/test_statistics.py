@@ -1,0 +1,73 @@
+"""Wins, rank correlations and the weighted sum against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from vizer_rl.evaluation import statistics
+from vizer_rl.scoring.aggregation import contributions
+
+NAN = float("nan")
+
+
+def test_a_tie_is_half_a_win_and_no_score_is_none():
+    won = statistics.wins(np.array([2.0, 1, 1, NAN]), np.array([1.0, 1, 2, 0]))
+    np.testing.assert_equal(won, [1, 0.5, 0, NAN])
+
+
+def test_ties_share_their_rank():
+    assert statistics.ranks(np.array([10.0, 30, 20, 20])).tolist() == [1, 4, 2.5, 2.5]
+
+
+def test_spearman_by_hand():
+    # ranks 1 2 3 4 and 2 1 4 3: 1 - 6 * 4 / (4 * 15) = .6
+    assert statistics.spearman(np.array([1.0, 2, 3, 4]), np.array([5.0, 1, 9, 7])) == pytest.approx(
+        0.6
+    )
+    assert np.isnan(statistics.spearman(np.ones(3), np.arange(3.0)))
+
+
+def test_within_groups_a_tied_reward_orders_nothing_and_a_tied_truth_asks_nothing():
+    x = np.array([[1.0, 2, 3], [1, 1, 1], [1, 2, 3]])
+    y = np.array([[3.0, 2, 1], [1, 2, 3], [1, 1, 1]])
+    np.testing.assert_equal(statistics.within(x, y), [-1, 0, NAN])
+
+
+def test_pairs_of_one_image_count_as_one():
+    assert statistics.per_image(np.array([1.0, 0, 1, NAN]), [3, 3, 5, 7]).tolist() == [0.5, 1]
+
+
+def test_estimates_skip_what_is_missing():
+    assert statistics.estimate(np.array([NAN])) is None
+    assert statistics.estimate(np.array([1.0, NAN, 1.0])) == {"value": 1, "low": 1, "high": 1}
+
+
+def test_the_weighted_sum_is_what_trl_adds_up():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(3, 2, 4, generator=generator)  # rewards, images, captions
+    scores[1] = 1.0  # one that ties
+    scores[2, 0, 1] = NAN
+    weights = [1.0, 0.3, 2.0]
+    told = statistics.weighted_sum(scores.numpy(), weights, normalised=True)
+    flat = scores.reshape(3, 8).T
+    wanted = contributions(flat, torch.tensor(weights), 4, "normalize_then_sum").sum(1)
+    np.testing.assert_allclose(told.ravel(), wanted, atol=1e-4)
+    raw = statistics.weighted_sum(scores.numpy(), weights, normalised=False)
+    assert raw[1, 0] == pytest.approx(float(scores[0, 1, 0] + 0.3 + 2 * scores[2, 1, 0]))
+
+
+def test_best_of_n_is_exact():
+    ranking, value = np.array([[1.0, 2, 3]]), np.array([[10.0, 20, 60]])
+    assert statistics.best_of(ranking, value, 1)[0] == pytest.approx(30)
+    assert statistics.best_of(ranking, value, 2)[0] == pytest.approx((20 + 60 + 60) / 3)
+    assert statistics.best_of(ranking, value, 3)[0] == pytest.approx(60)
+    tied = np.array([[1.0, 1, 1]])
+    assert statistics.best_of(tied, value, 3)[0] == pytest.approx(30)
+
+
+def test_no_image_is_its_own_other():
+    for count in (2, 3, 7):
+        for turn in range(9):
+            other = statistics.shuffle_apart(count, turn)
+            assert sorted(other) == list(range(count))
+            assert all(a != b for a, b in enumerate(other))

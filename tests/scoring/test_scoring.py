@@ -1,0 +1,211 @@
+"""The adapter between TRL and rewards: groups, floors, the gate, async, and what stops a run."""
+
+import asyncio
+import math
+
+import pytest
+
+from rewards import Bank
+from vizer_rl.data.sources import ImageFolder
+from vizer_rl.errors import ImageError, UserError
+from vizer_rl.scoring.reward_functions import Reward, RewardError, RewardFunctions
+
+from ..stubs import EOS
+
+
+def scoring(score, **attributes):
+    for key, value in attributes.items():
+        setattr(score, key, value)
+    return RewardFunctions([Reward("mine", 1.0, score)], lambda n: None, None, [EOS], 2)
+
+
+def ask(adapter, ids=((1, EOS), (1, EOS))):
+    (function,) = adapter.functions()
+    return function(
+        completions=[
+            [{"role": "assistant", "content": " one"}],
+            [{"role": "assistant", "content": "two"}],
+        ],
+        completion_ids=[list(i) for i in ids],
+        image_id=["x", "x"],
+        image=[None, None],
+        prompts=[],
+    )
+
+
+def test_the_adapter_hands_over_captions_in_groups():
+    seen = []
+
+    def score(told):
+        seen.append(told)
+        return [1.0, None]
+
+    assert ask(scoring(score)) == [1.0, None]
+    assert seen[0].captions == ["one", "two"]
+    assert seen[0].groups == [range(2)]
+
+
+def test_a_caption_without_end_gets_the_floor_not_none():
+    assert ask(scoring(lambda b: [0.5, None], floor=-3.0), ((1, 2), (1, 2))) == [-3.0, -3.0]
+    assert ask(scoring(lambda b: [0.5, 0.6], floor=-3.0), ((1, EOS), ())) == [0.5, -3.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([math.nan, 1.0], "nan"),
+        ([1.0, math.inf], "inf"),
+        ([1.0], "1 scores for 2 captions"),
+        (["good", 1.0], "'good'"),
+    ],
+)
+def test_a_broken_reward_stops_the_run_by_name(value, said):
+    with pytest.raises(RewardError, match="'mine'") as caught:
+        ask(scoring(lambda b: value))
+    assert said in str(caught.value)
+
+
+def test_an_exception_in_a_reward_is_never_a_score():
+    def score(told):
+        raise KeyError("oops")
+
+    with pytest.raises(RewardError, match=r"'mine' failed.*'x'.*'one'.*oops"):
+        ask(scoring(score))
+
+
+def several(*rewards):
+    """An adapter with (name, weight, function, declared) each."""
+    made = []
+    for name, weight, score, declared in rewards:
+        for key, value in declared.items():
+            setattr(score, key, value)
+        made.append(Reward(name, weight, score))
+    return RewardFunctions(made, lambda n: None, None, [EOS], 2)
+
+
+def told(adapter, *captions):
+    rows = len(captions)
+    return adapter.batch(["x"] * rows, [None] * rows, captions, [[1, EOS]] * rows)
+
+
+def test_the_gate_puts_content_rewards_to_their_floor_and_leaves_guards_alone():
+    adapter = several(
+        ("content", 1.0, lambda b: [0.5, 0.5], {"floor": -2.0}),
+        ("guard", 0.5, lambda b: [-0.25, -0.25], {"floor": -1.0, "content": False}),
+        ("gate", 0.0, lambda b: [0.0, -1.0], {"floor": -1.0, "gates": True}),
+    )
+    scores = adapter.scores(told(adapter, "good", "bad"))
+    assert scores == {"content": [0.5, -2.0], "guard": [-0.25, -0.25], "gate": [0.0, -1.0]}
+    assert adapter.weighted(scores) == [0.375, -2.125]
+
+
+def test_groups_are_neighbours_of_one_image_up_to_the_number_of_generations():
+    adapter = several()
+    made = adapter.batch(list("aaaabc"), [None] * 6, list("uvwxyz"), [[EOS]] * 5 + [[]])
+    assert made.groups == [range(0, 2), range(2, 4), range(4, 5), range(5, 6)]
+    assert made.ended == [True] * 5 + [False]
+
+
+def test_async_rewards_run_together():
+    running, most = [], []
+
+    async def slow(batch):
+        running.append(1)
+        most.append(len(running))
+        await asyncio.sleep(0.01)
+        running.pop()
+        return [1.0] * len(batch.captions)
+
+    class Slow:
+        async def __call__(self, batch):
+            return await slow(batch)
+
+    adapter = RewardFunctions(
+        [Reward("one", 1.0, slow), Reward("two", 1.0, Slow())], lambda n: None, None, [EOS], 2
+    )
+    for _ in range(2):  # one loop for the whole run
+        assert adapter.scores(told(adapter, "a", "b")) == {"one": [1.0, 1.0], "two": [1.0, 1.0]}
+    assert max(most) == 2
+
+
+def test_an_async_reward_that_fails_is_named():
+    async def broken(batch):
+        raise TimeoutError("no answer")
+
+    adapter = several(("remote", 1.0, broken, {}))
+    with pytest.raises(RewardError, match=r"'remote' failed.*'a'.*no answer"):
+        adapter.scores(told(adapter, "a", "b"))
+
+
+def test_a_value_of_the_wrong_type_names_its_caption():
+    for value, said in (("0.5", "str"), (0.5, "float"), ({"a": 1}, "dict"), (None, "NoneType")):
+        with pytest.raises(RewardError, match=f"'mine' returned {said}"):
+            ask(scoring(lambda b, value=value: value))
+    with pytest.raises(RewardError, match=r"nan for image 'x', caption 'two'"):
+        ask(scoring(lambda b: [1.0, math.nan]))
+
+
+def test_an_image_that_has_gone_since_the_index_was_made_is_one_sentence(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    folder = ImageFolder.index(tmp_path)
+    (tmp_path / "a.png").unlink()
+
+    class Looks:
+        def prepare(self, bank):
+            folder.load(bank.image_ids[0])
+
+        def __call__(self, batch):
+            return [float(folder.load(i).width) for i in batch.image_ids]
+
+    adapter = RewardFunctions([Reward("looks", 1.0, Looks())], lambda n: None, None, [EOS], 2)
+    one = adapter.batch(["a.png"], [None], ["c"], [[EOS]])
+    for ask_it in (
+        lambda: adapter.prepare(Bank(["a.png"], [None], one, tmp_path)),
+        lambda: adapter.scores(one),
+    ):
+        with pytest.raises(ImageError, match=r"a\.png.*No such file") as caught:
+            ask_it()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_refusal_of_our_own_rewards_is_a_sentence_and_a_bug_names_its_line(tmp_path):
+    import rewards
+
+    small = rewards.make("self_retrieval", {"hard": 8, "random": 8})
+    adapter = RewardFunctions(
+        [Reward("self_retrieval", 1.0, small)], lambda n: None, None, [EOS], 2
+    )
+    one = adapter.batch(["a"], [None], ["c"], [[EOS]])
+    with pytest.raises(UserError) as caught:
+        adapter.prepare(Bank(["a"] * 9, [None] * 9, one, tmp_path))
+    assert str(caught.value) == (
+        "reward 'self_retrieval': self_retrieval wants 8 hard and 8 random negatives but there "
+        "are only 9 training images: lower hard and random"
+    )
+
+    class Broken:
+        def prepare(self, bank):
+            raise KeyError("oops")
+
+    adapter = RewardFunctions([Reward("mine", 1.0, Broken())], lambda n: None, None, [EOS], 2)
+    with pytest.raises(RewardError, match=r"'mine': KeyError: 'oops' \(.*test_scoring.py:\d+\)"):
+        adapter.prepare(Bank(["a"], [None], one, tmp_path))
+
+
+def test_what_was_measured_is_named_by_reward():
+    class Noted:
+        def __call__(self, batch):
+            return [0.0, 1.0]
+
+        def notes(self):
+            return {"cut": 0.25}
+
+    adapter = RewardFunctions([Reward("noted", 1.0, Noted())], lambda n: None, None, [EOS], 2)
+    adapter.scores(told(adapter, "a", "b"))
+    import torch
+
+    measured = adapter.measured(torch.tensor([[0.0], [1.0]]), "normalize_then_sum", "group")
+    assert measured.pop("time/reward/noted") >= 0
+    assert measured == {"reward/noted/share": 1.0, "reward/noted/cut": 0.25}

@@ -1,0 +1,82 @@
+"""Tracking: never a login prompt, never a run lost to a server, one row per step."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+import wandb
+from rich.console import Console
+
+from vizer_rl.training import tracking
+
+
+@pytest.fixture
+def nobody(monkeypatch, tmp_path):
+    """Nobody is logged in to W&B."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path
+
+
+def test_auto_is_online_where_somebody_is_logged_in(nobody, monkeypatch):
+    assert tracking.wandb_mode("auto") == "offline"
+    (nobody / "netrc").write_text("machine api.wandb.ai login user password 0123456789")
+    assert tracking.wandb_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert tracking.wandb_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert tracking.wandb_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert tracking.wandb_mode("auto") == "off"
+    assert tracking.wandb_mode("online") == "online"
+
+
+def test_a_server_out_of_reach_turns_the_run_offline(nobody, monkeypatch):
+    modes = []
+
+    def init(mode, **_):
+        modes.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("timed out\nand more")
+        return SimpleNamespace(url=None, dir=str(nobody / "wandb" / "offline-run" / "files"))
+
+    monkeypatch.setattr(wandb, "init", init)
+    said = tracking.start_wandb("online", "project", nobody, {})
+    assert modes == ["online", "offline"]
+    assert said == "W&B cannot be reached (timed out): this run is recorded offline\n"
+    assert json.loads((nobody / "wandb.json").read_text())["mode"] == "offline"
+
+
+def test_off_touches_nothing(nobody, monkeypatch):
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
+    assert tracking.start_wandb("off", "project", nobody, {}) == ""
+    assert list(nobody.iterdir()) == []
+
+
+def step(recorder, number, **logs):
+    state = SimpleNamespace(global_step=number, max_steps=3, is_world_process_zero=True)
+    recorder.on_step_begin(None, state, None)
+    recorder.on_step_end(None, state, None)
+    recorder.on_log(None, state, None, logs=logs)
+
+
+def test_one_row_per_step_under_the_names_others_read(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    recorder = tracking.Recorder(tmp_path, console)
+    recorder.on_train_begin(None, SimpleNamespace(global_step=0, max_steps=3), None)
+    step(recorder, 1, reward=0.25, loss=0.1, **{"reward/length": -0.5, "heldout/score": 0.125})
+    step(recorder, 2, reward=0.5, loss=0.1, **{"reward/length": -0.25})
+    step(recorder, 3, train_loss=0.0)  # the summary at the end is no step
+    recorder.on_train_end(None, None, None)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["reward"], r["reward/length"]) for r in rows] == [
+        (1, 0.25, -0.5),
+        (2, 0.5, -0.25),
+    ]
+    assert all(r["time/step"] >= 0 for r in rows)
+    shown = console.file.getvalue()
+    assert "2/3" in shown
+    assert "+0.500" in shown
+    assert "held-out 0.125" in shown

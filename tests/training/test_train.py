@@ -1,0 +1,166 @@
+"""The main job through the real command, two steps long: what moves, stays and is written."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vizer_rl import cli
+from vizer_rl.config.load import load_run
+from vizer_rl.policy import captioner, load
+from vizer_rl.policy.families import FAMILIES
+
+from ..conftest import REPO, TINY
+
+EVAL = {
+    "fact_f1",
+    "fact_precision",
+    "fact_recall",
+    "hallucination_rate",
+    "mean_length",
+    "heldout_score",
+}
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_adapter_kept_is_the_best_or_the_last(keep, command):
+    ruin = ("train.learning_rate=1", "train.warmup_steps=0", f"monitor.keep={keep}")
+    directory = command("smolvlm", f"keep-{keep}", *ruin)
+    kept, last = (
+        load_file(directory / folder / "adapter_model.safetensors")
+        for folder in ("adapter", "checkpoint-2")
+    )
+    assert all(torch.equal(last[name], w) for name, w in kept.items()) == (keep == "last")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_two_steps_move_the_adapter_and_nothing_else(family, command, spied):
+    directory = command(family, f"two-{family}")
+    adapters = [n for n, (_, _, learns) in spied.items() if learns]
+    assert adapters
+    assert all("lora_" in n and "vision" not in n and "visual" not in n for n in adapters)
+    assert all(not torch.equal(a, b) for n, (a, b, _) in spied.items() if n in adapters)
+    assert all(torch.equal(a, b) for n, (a, b, _) in spied.items() if n not in adapters)
+    told = json.loads((directory / "eval.json").read_text())
+    assert told["n_images"] == 12
+    for side in ("base", "trained"):
+        assert set(told[side]) == EVAL
+        assert all(v["low"] <= v["value"] <= v["high"] for v in told[side].values())
+    steps = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps] == [1, 2]
+    names = ("self_retrieval", "clip_similarity", "alignment", "repetition", "length")
+    assert all({f"reward/{n}" for n in names} | {"reward", "time/step"} <= set(s) for s in steps)
+    rows = [json.loads(line) for line in (directory / "captions.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    assert all({"image_id", "base", "trained", "truth"} <= set(r) for r in rows)
+    again = load_run(directory / "config.yaml", [])
+    assert again.name == f"two-{family}"
+    assert (directory / "adapter" / "adapter_model.safetensors").exists()
+
+
+def weights(directory):
+    return load_file(directory / "checkpoint-2" / "adapter_model.safetensors")
+
+
+def test_training_never_opens_the_truth_and_does_not_need_it(command, workplace, monkeypatch):
+    opened = []
+    watching = [True]
+
+    def hook(event, args):
+        if watching[0] and event == "open" and isinstance(args[0], str):
+            opened.append(args[0])
+
+    sys.addaudithook(hook)
+    from vizer_rl.training import train
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.evaluate, "evaluate", lambda directory: watching.__setitem__(0, False))
+        with_truth = weights(command("smolvlm", "truth"))
+    assert any(path.endswith(".png") for path in opened)
+    reads = [p for p in opened if "scenes.json" in p]
+    assert not reads, "the trainer's process opened the truth"
+    kept = workplace / "kept"
+    for folder in (workplace / "data/scenes").glob("*/truth"):
+        shutil.move(folder, kept / folder.parent.name)
+    without = weights(command("smolvlm", "no-truth"))
+    for folder in kept.iterdir():
+        shutil.move(folder, workplace / "data/scenes" / folder.name / "truth")
+    assert with_truth.keys() == without.keys()
+    assert all(torch.equal(with_truth[n], without[n]) for n in with_truth)
+
+
+def test_another_seed_gives_other_weights(command):
+    one, two = (weights(command("smolvlm", f"seed-{s}", f"seed={s}")) for s in (0, 1))
+    assert any(not torch.equal(one[n], two[n]) for n in one)
+
+
+def test_own_images_need_no_truth_and_bad_files_never_stop_a_run(command, workplace, capsys):
+    photos = workplace / "photos"
+    photos.mkdir(exist_ok=True)
+    for image in sorted((workplace / "data/scenes/train/images").glob("*.png"))[:40]:
+        shutil.copy(image, photos)
+    (photos / "empty.jpg").touch()
+    (photos / "text.png").write_text("not an image")
+    directory = command("smolvlm", "own", f"data.images={photos}")
+    skipped = (directory / "skipped.jsonl").read_text()
+    assert "empty.jpg" in skipped
+    assert "text.png" in skipped
+    told = json.loads((directory / "eval.json").read_text())
+    assert told["n_images"] == 8
+    assert set(told["trained"]) == {"mean_length", "heldout_score"}
+
+
+def test_a_run_resumes_where_it_stopped(command):
+    command("smolvlm", "long", "train.max_steps=1", "train.save_steps=1")
+    directory = command(
+        "smolvlm", "long", "train.max_steps=3", "train.save_steps=1", flags=("--resume",)
+    )
+    steps = [
+        json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == [1, 2, 3]
+
+
+def test_wandb_is_recorded_offline_without_a_login(command, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere")
+    directory = command("smolvlm", "offline", "tracking.wandb=auto")
+    about = json.loads((directory / "wandb.json").read_text())
+    assert about["mode"] == "offline"
+    assert list(directory.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_an_existing_run_is_refused_and_left_alone(command, workplace, capsys):
+    directory = command("smolvlm", "mine")
+    before = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+    file = str(REPO / "experiments/smolvlm.yaml")
+    assert cli.main(["train", file, *TINY, "name=mine"]) == 2
+    said = capsys.readouterr().err
+    assert "--overwrite" in said
+    assert "--resume" in said
+    assert before == {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_special_tokens_are_never_sampled(family, workplace):
+    from PIL import Image
+
+    run = load_run(REPO / "experiments" / f"{family}.yaml", ["profile=scenes"])
+    model, processor = load.load_policy(family, run.policy)
+    forbidden = load.forbidden_ids(model, processor)
+    image = model.config.image_token_id
+    assert image in forbidden
+    assert not set(forbidden) & set(load.eos_ids(model, processor))
+    model.get_output_embeddings().weight.data.zero_()  # every token is as likely as another
+    torch.manual_seed(0)
+    pictures = [Image.new("RGB", (96, 96))] * 16
+    said = captioner.caption(
+        model, processor, pictures, "Describe the image.", max_new_tokens=32, temperature=1.0
+    )
+    tokens = {i for c in said for i in c.ids}
+    assert len(tokens) > 100
+    assert not tokens & set(forbidden)

@@ -1,0 +1,1 @@
+"""Run files: schema, reading, checks, and what a run directory says of itself."""

@@ -1,0 +1,220 @@
+"""The settings of a run, typed, and the words for a mistake in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+
+from ..errors import near
+
+Loc = tuple[str, ...]
+Problem = tuple[Loc, str]  # which setting, what is wrong with it
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError("a plain folder name of letters, digits, '.', '_' and '-'")
+    return name
+
+
+READ_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1's off
+
+
+class Section(BaseModel):
+    """A part of a run file: typed, nothing unknown in it, unchangeable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Lora(Section):
+    r: int = Field(default=16, ge=1, description="rank of the adapter")
+    alpha: int = Field(
+        default=32, ge=1, description="the adapter's output is multiplied by alpha / r"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the adapter")
+
+
+class Policy(Section):
+    model: str = Field(description="`embedded` (ships with the package), a folder or a hub id")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="type of the frozen weights; auto: bfloat16 where CUDA has it"
+    )
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        default="auto", description="attention kernel; auto: sdpa, which a shared prefix needs"
+    )
+    image_splitting: bool = Field(
+        default=False, description="tile large images: more detail, more tokens"
+    )
+    instruct: bool | None = Field(
+        default=None, description="answers questions; null: where its name says Instruct"
+    )
+    lora: Lora = Field(default=Lora(), description="the adapter, all that learns")
+
+
+class Data(Section):
+    images: str | None = Field(
+        default=None, description="folder, glob or file; null: the drawn scenes"
+    )
+    prompt: str = Field(
+        default="Describe the image.", description="what is asked about every image"
+    )
+    limit: int | None = Field(default=None, ge=1, description="at most so many training images")
+    heldout: int = Field(default=500, ge=1, description="images kept from training, for evaluation")
+
+
+class Scorer(Section):
+    """Each: `embedded:a`, `embedded:b`, `local-dir:PATH` or open_clip's `ARCHITECTURE/TAG`."""
+
+    train: str = Field(description="the image-text model that rewards use")
+    heldout: str = Field(description="the one that only monitor and evaluation use")
+
+
+class Mapper(Section):
+    """ViZer's mapper, from caption states to image features, for `train.alignment_coef`."""
+
+    source: Literal["generated", "captions"] = Field(
+        default="generated", description="captions it learns from: the policy's own or given ones"
+    )
+    captions: str | None = Field(
+        default=None, description="jsonl of {image_id, caption}; only with `source: captions`"
+    )
+    reading: Literal["loose", "literal"] = Field(
+        default="loose",
+        description="states that have seen the image, or those fed through the model again alone",
+    )
+    pooling: Literal["mean", "last"] = Field(
+        default="mean", description="of the states of a caption's tokens"
+    )
+    target: Literal["tower", "connector"] = Field(
+        default="tower", description="image features: before or after the connector"
+    )
+    width: int = Field(default=256, ge=1, description="of its hidden layer")
+    images: int = Field(default=10_000, ge=16, description="at most so many, one caption each")
+    steps: int = Field(default=400, ge=1, description="updates on all pairs at once")
+    learning_rate: float = Field(default=2e-3, gt=0, description="of those updates")
+
+
+class Monitor(Section):
+    every: int = Field(
+        default=10,
+        ge=0,
+        description="steps between looks at the held-out scorer; 0: first and last",
+    )
+    images: int = Field(default=64, ge=1, description="held-out images per look")
+    keep: Literal["best", "last"] = Field(
+        default="best", description="the adapter that is kept: best by the held-out scorer, or last"
+    )
+    audit: bool = Field(default=True, description="a short audit of the rewards before training")
+
+
+class Engine(Section):
+    shared_prefix: Annotated[Literal["auto", "off"], READ_OFF] = Field(
+        default="auto",
+        description="auto: every image and prompt computed once per group; off: as TRL does",
+    )
+    cuda: Annotated[Literal["auto", "off"], READ_OFF] = Field(
+        default="auto",
+        description="auto: sampling as a CUDA graph, FlexAttention where faster; off: neither",
+    )
+    features: str | None = Field(
+        default=None, description="folder that keeps what the vision tower saw; null: memory only"
+    )
+
+
+class Tracking(Section):
+    wandb: Annotated[Literal["auto", "online", "offline", "off"], READ_OFF] = Field(
+        default="auto", description="Weights & Biases; auto: online when logged in, else offline"
+    )
+    project: str = Field(default="vizer_rl", description="the project there")
+
+
+class Run(Section):
+    """All settings of one run, resolved: the profile is chosen, its overlay applied."""
+
+    family: str = Field(description="a key of vizer_rl.families.FAMILIES")
+    algorithm: str = Field(default="grpo", description="a key of vizer_rl.algorithms.ALGORITHMS")
+    profile: Literal["scenes", "full"] = Field(description="whose overlay was applied")
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(description="runs/NAME is written")
+    seed: int = Field(default=0, ge=0, description="seeds adapter, sampling and choice of images")
+    policy: Policy = Field(description="the model that learns")
+    data: Data = Field(default=Data(), description="the images")
+    scorer: Scorer = Field(description="the image-text models")
+    rewards: dict[str, dict[str, Any]] = Field(description="{name: {weight: 1.0, parameter: …}}")
+    train: dict[str, Any] = Field(
+        default={}, description="fields of trl.GRPOConfig, and the algorithm's own (configs.py)"
+    )
+    mapper: Mapper = Field(default=Mapper(), description="of ViZer's loss")
+    monitor: Monitor = Field(default=Monitor(), description="the look at the held-out scorer")
+    engine: Engine = Field(default=Engine(), description="how a step is computed")
+    tracking: Tracking = Field(default=Tracking(), description="where the curves go")
+    _why_profile: str = PrivateAttr("")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.model_dump() == other.model_dump()
+
+    @property
+    def why_profile(self) -> str:
+        """One line: which profile was taken and why."""
+        return self._why_profile
+
+    @property
+    def directory(self) -> Path:
+        """Where the run is written."""
+        return Path("runs") / self.name
+
+    def to_yaml(self) -> str:
+        """The run file from which `load` makes an equal Run, on any machine."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def shape(settings: dict[str, Any]) -> Iterator[Problem]:
+    """Settings that are unknown, missing or of another type."""
+    try:
+        Run.model_validate(settings)
+    except ValidationError as error:
+        for e in error.errors():
+            loc = tuple(str(key) for key in e["loc"])
+            yield loc, _explain(loc, e["type"], e["input"], e["msg"])
+
+
+def _explain(loc: Loc, kind: str, bad: object, message: str) -> str:
+    field = field_at(loc)
+    if kind == "extra_forbidden":
+        parent = field_at(loc[:-1]) if len(loc) > 1 else None
+        section: Any = parent.annotation if parent else Run
+        return f"unknown key; {near(loc[-1], section.model_fields)}"
+    if kind == "missing":
+        return f"missing; allowed: {field.description if field else 'a value'}"
+    if kind == "literal_error" and field:
+        return f"{bad!r} is unknown; {near(bad, get_args(field.annotation))}"
+    return f"{bad!r}; allowed: {message.split(', ', 1)[-1].removeprefix('Input should be ')}"
+
+
+def field_at(loc: Loc) -> FieldInfo | None:
+    """The setting of this name, None where there is none."""
+    section: Any = Run
+    for key in loc[:-1]:
+        field = section.model_fields.get(key)
+        section = field.annotation if field else None
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            return None
+    return section.model_fields.get(loc[-1])
+
+
+def part(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """A section as it was written, {} where it is none: that was told already."""
+    return settings[key] if isinstance(settings.get(key), dict) else {}

@@ -1,0 +1,83 @@
+"""Image decoding: any file Pillow reads to upright 8-bit RGB, or ImageError with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import ImageError
+
+MAX_PIXELS = 178_956_970  # holds even where PIL.Image.MAX_IMAGE_PIXELS was raised or switched off
+NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}  # EPS runs programs
+SUFFIXES = {end for end, name in Image.registered_extensions().items() if name not in NOT_RASTER}
+FORMATS = tuple(name for name in Image.ID if name not in NOT_RASTER)
+
+
+def decode(path: Path) -> Image.Image:
+    """Decode the first frame of a file to RGB, 8 bits a channel, or raise ImageError(reason)."""
+    with _opened(path) as image:
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An open image of any Pillow mode -> new RGB: upright, on white, without metadata."""
+    image.getexif()  # stays cached; without the raw copy no odd tag has to be written back
+    image.info.pop("exif", None)
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image, dtype=np.uint32)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = Image.fromarray(_to_8_bit(np.asarray(image, dtype=np.float64)))
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    rgb = image.convert("RGB")
+    rgb.info = {}  # EXIF descriptions, PNG texts and JPEG comments may hold a caption
+    return rgb
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Values (H, W) -> uint8 (H, W): as they are within 0..255, else min..max to 0..255."""
+    finite = values[np.isfinite(values)]
+    low, high = float(finite.min()), float(finite.max())
+    if low < 0 or high > 255:
+        values = (values - low) * (255 / ((high - low) or 1))
+    return np.asarray(np.nan_to_num(values).clip(0, 255).round(), dtype=np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An open image; whatever goes wrong within becomes ImageError("reason (details)")."""
+    try:
+        str(path).encode()  # a name that is not UTF-8 cannot become an Arrow string
+        if path.stat().st_size == 0:
+            raise ImageError("empty file (0 bytes)")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
+            if min(image.size) < 2:
+                raise ImageError(f"less than 2 pixels a side ({image.width} x {image.height})")
+            yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image that Pillow can read") from error
+    except Exception as error:  # on corrupt bytes Pillow's readers raise almost anything
+        detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"cannot be read: {detail}") from error
+
+
+def _problem(path: Path, whole: bool) -> str | None:
+    """Why a file cannot be used, judged by its header or by decoding the whole of it."""
+    try:
+        with _opened(path) as image:
+            if whole:
+                to_rgb(image)
+    except ImageError as error:
+        return str(error)
+    return None

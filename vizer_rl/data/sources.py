@@ -1,0 +1,107 @@
+"""Image sources -> rows {image_id, image, prompt}: only pixels go in, so no label can."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import ImageError
+from .decode import SUFFIXES, _problem, decode
+
+DECODE_AT_INDEX = 2_000  # sources of up to this many files are decoded in full when indexed
+
+
+@dataclass
+class ImageFolder:
+    """Usable images: `ids` (posix paths from `root`, sorted); `skipped` (file: reason) can grow."""
+
+    source: str
+    root: Path
+    ids: list[str]
+    skipped: dict[str, str]
+
+    @classmethod
+    def index(cls, source: str | Path, limit: int | None = None, seed: int = 0) -> ImageFolder:
+        """Index a folder, glob pattern or file, or `limit` random images of it; else ImageError."""
+        if limit is not None and limit < 1:
+            raise ImageError(f"limit must be at least 1, got {limit}.")
+        root, files = find_files(source)
+        check = partial(_problem, whole=len(files) <= DECODE_AT_INDEX)
+        with warnings.catch_warnings(), ThreadPool() as pool:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            problems = list(pool.imap(check, files, chunksize=4))
+        skipped = {str(p): why for p, why in zip(files, problems, strict=True) if why}
+        good = sorted(p.relative_to(root).as_posix() for p in files if str(p) not in skipped)
+        if not good:
+            reasons = [re.sub(r"\d+", "N", why) for why in skipped.values()] or ["no image suffix"]
+            found = f"{len(files)} image files found, {len(skipped)} skipped"
+            most = Counter(reasons).most_common(1)[0][0]
+            raise ImageError(f"No usable image in '{source}': {found}, mostly because: {most}.")
+        ids = sorted(random.Random(seed).sample(good, min(limit or len(good), len(good))))
+        return cls(str(source), root, ids, skipped)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The file of each id, in the order of `ids`."""
+        return [self.root / image_id for image_id in self.ids]
+
+    def load(self, image_id: str) -> Image.Image:
+        """Decode one image to a new 8-bit RGB image, upright, on white; ImageError if it fails."""
+        try:
+            return decode(self.root / image_id)
+        except ImageError as error:
+            raise ImageError(f"Cannot use image '{self.root / image_id}': {error}.") from error
+
+    def write_skipped(self, path: str | Path) -> None:
+        """Write one JSON line {"path", "reason"} per skipped file, if there is any."""
+        lines = [json.dumps({"path": p, "reason": r}) + "\n" for p, r in self.skipped.items()]
+        if lines:
+            Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def find_files(source: str | Path) -> tuple[Path, list[Path]]:
+    """The root of a source and its image files (by suffix, unless it is a single file), sorted."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path, _walk(path)
+    if path.exists():
+        return path.parent, [path]
+    fixed = next((i for i, p in enumerate(path.parts) if set(p) & set("*?[")), len(path.parts))
+    root = Path(*path.parts[:fixed])
+    if not root.is_dir():
+        while not root.parent.is_dir():
+            root = root.parent
+        near = get_close_matches(root.name, os.listdir(root.parent), n=1) or ["(none alike)"]
+        raise ImageError(f"'{source}' not found; nearest name in '{root.parent}': {near[0]}.")
+    # Like a shell, `**` beside other characters is `*`, and as a folder it enters no link.
+    rest = [p if p == "**" else p.replace("**", "*") for p in path.parts[fixed:]]
+    found = set(root.glob("/".join(rest + ["*"] * (rest[-1] == "**"))))
+    return root, sorted(f for f in found if not f.is_dir() and _is_image(f.relative_to(root)))
+
+
+def _walk(root: Path) -> list[Path]:
+    """The image files below a folder, links followed and each real folder entered once, sorted."""
+    files, seen = list[Path](), set[str]()
+    # A folder that cannot be listed stands among the files: it is then skipped with a reason.
+    walk = os.walk(root, onerror=lambda e: files.append(Path(e.filename)), followlinks=True)
+    for folder, subfolders, names in walk:
+        new = os.path.realpath(folder) not in seen
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = sorted(name for name in subfolders if new and not name.startswith("."))
+        files += [Path(folder, name) for name in names if new and _is_image(Path(name))]
+    return sorted(files)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in path.parts)

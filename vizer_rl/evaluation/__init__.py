@@ -1,0 +1,1 @@
+"""Captions before and after training, measured."""

@@ -1,0 +1,1 @@
+"""Scores that need references or the truth; rewards never see these."""

@@ -1,0 +1,36 @@
+"""The truth metric over many captions of drawn scenes: facts right, told and made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .facts import KINDS, by_kind, score
+
+Truths = Sequence[Mapping[str, Any]]  # scenes as scenes.json has them
+
+
+def columns(captions: Sequence[str], truths: Truths) -> dict[str, np.ndarray]:
+    """Per metric one number per caption (N,), to be averaged over images.
+
+    The mean of F1s is not the F1 of means: every image counts the same, however many facts it has.
+    A caption that claims nothing has precision 0, for saying nothing is no way to be right, and
+    hallucinates nothing.
+    """
+    scores = [score(caption, truth) for caption, truth in zip(captions, truths, strict=True)]
+    return {
+        "fact_f1": np.array([s.f1 for s in scores]),
+        "fact_precision": np.array([s.precision for s in scores]),
+        "fact_recall": np.array([s.recall for s in scores]),
+        "hallucination_rate": np.array([float(s.hallucinated) for s in scores]),
+    }
+
+
+def recall_by_kind(captions: Sequence[str], truths: Truths) -> dict[str, float | None]:
+    """Share of all facts of each kind that the captions tell; None where no scene has one."""
+    told = [by_kind(caption, truth) for caption, truth in zip(captions, truths, strict=True)]
+    found = {kind: sum(t[kind][0] for t in told) for kind in KINDS}
+    known = {kind: sum(t[kind][1] for t in told) for kind in KINDS}
+    return {kind: found[kind] / known[kind] if known[kind] else None for kind in KINDS}

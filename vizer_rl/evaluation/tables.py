@@ -1,0 +1,80 @@
+"""Tables of an evaluation for the console: base, trained and change with intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .metrics.scene_facts.facts import KINDS
+from .statistics import Estimate
+
+EXAMPLES = 4
+SIDES = ("base", "trained", "change")
+LABELS = {
+    "fact_f1": "fact F1",
+    "fact_precision": "fact precision",
+    "fact_recall": "fact recall",
+    "hallucination_rate": "hallucinated",
+    "mean_length": "words",
+    "heldout_score": "held-out score",
+}
+
+
+def _show(console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
+    """The tables and the examples, for 80 columns."""
+    console.print(
+        f"\nBefore and after, on {result['n_images']} held-out images "
+        f"(mean, 95 % bootstrap interval):"
+    )
+    table = _table("", "base", "trained", "change")
+    for name in result["base"]:
+        cells = (_interval(result[side][name], name, side) for side in SIDES)
+        table.add_row(LABELS[name], *cells)
+    console.print(table)
+    if "by_kind" in result:
+        words = result["truth_mean_length"]
+        console.print(f"\nTrue captions have {words:.1f} words. Share of the facts told, by kind:")
+        table = _table("", *KINDS)
+        for side, recall in result["by_kind"].items():
+            cells = ("none" if r is None else _number(r, "") for r in recall.values())
+            table.add_row(side, *cells)
+        console.print(table)
+    changed = [row for row in rows if row["base"] != row["trained"]][:EXAMPLES]
+    if not changed:
+        console.print("\nTraining changed no caption.")
+        return
+    console.print(f"\nThe first {len(changed)} held-out images whose caption changed, none picked:")
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for row in changed:
+        grid.add_row("image", row["image_id"])
+        grid.add_row("  before", row["base"])
+        grid.add_row("  after", row["trained"])
+        if "truth" in row:
+            grid.add_row("  truth", row["truth"])
+    console.print(grid)
+
+
+def _table(*columns: str) -> Table:
+    # Gaps of 2, for the widest row is 14 + 3 x 20 characters: "-.123 [-.145, -.101]".
+    gap = (0, 1, 0, 0)
+    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=gap)
+
+
+def _interval(of: Estimate, metric: str, side: str) -> str:
+    value, low, high = (_number(of[key], metric, side) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _number(value: float, metric: str, side: str = "") -> str:
+    """At most four characters and the sign of a change: ".477", "1.00", "+9.3", "102"."""
+    if metric == "mean_length":
+        places = 1 if abs(value) < 99.95 else 0
+    else:
+        places = 3 if abs(value) < 0.9995 else 2
+    sign = "+" if side == "change" else ""
+    return re.sub(r"\b0\.", ".", f"{round(value, places) + 0.0:{sign}.{places}f}")

@@ -1,1 +1,0 @@
-"""Scores that need references or the truth, one file each: rewards never see these."""

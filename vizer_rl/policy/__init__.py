@@ -1,0 +1,1 @@
+"""The policy: vision-language model, chat prompt, LoRA, captions."""

@@ -1,0 +1,68 @@
+"""What differs between families of vision-language models, as data: one frozen entry each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family: where its parts are, and what it needs.
+
+    vision: dotted path of the vision tower inside the model; sight: of all modules between pixels
+    and the language model; mrope: rotary positions in time, height and width; packs: whether a
+    group can share one prompt (shared_prefix.py), else every caption is a row of its own; lora:
+    regular expression of the modules that LoRA adapts (the language model's projections, nothing of
+    the tower or connector);
+    chat_template: for a base model whose processor has none; splits: whether its processor tiles
+    large images; vllm: whether TRL may sample from it with vLLM.
+    """
+
+    model_types: tuple[str, ...]
+    vision: str
+    sight: tuple[str, ...]
+    mrope: bool
+    packs: bool
+    lora: str
+    chat_template: str
+    splits: bool
+    vllm: bool
+
+
+_PROJECTIONS = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+FAMILIES = {
+    "smolvlm": Family(
+        model_types=("idefics3", "smolvlm"),
+        vision="model.vision_model",
+        sight=("model.vision_model", "model.connector"),
+        mrope=False,
+        packs=True,
+        lora=rf"model\.text_model\..*\.{_PROJECTIONS}",
+        chat_template=(
+            "{% for message in messages %}{% for part in message['content'] %}"
+            "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+            "{% endfor %}{% endfor %}"
+        ),
+        splits=True,
+        vllm=False,  # corrupts prompts silently: trl#6294
+    ),
+    "qwen2vl": Family(
+        model_types=("qwen2_vl",),
+        vision="model.visual",
+        sight=("model.visual",),
+        mrope=True,
+        packs=True,
+        lora=rf"model\.language_model\..*\.{_PROJECTIONS}",
+        chat_template=(
+            "{% for message in messages %}{% for part in message['content'] %}"
+            "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+            "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+        ),
+        splits=False,
+        vllm=True,
+    ),
+}

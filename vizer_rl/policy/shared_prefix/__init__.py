@@ -1,0 +1,1 @@
+"""Completions of a group behind one prompt, for sampling and for the loss."""

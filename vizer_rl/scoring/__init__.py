@@ -1,0 +1,1 @@
+"""The reward side of training: reward functions, their aggregation, frozen scorers."""

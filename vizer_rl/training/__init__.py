@@ -1,0 +1,1 @@
+"""The main job and what it needs while it runs."""

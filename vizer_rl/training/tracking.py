@@ -1,0 +1,130 @@
+"""What a run records and shows: metrics.jsonl, Weights & Biases, the progress bar."""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+def wandb_mode(wanted: str) -> str:
+    """ "online", "offline" or "off"; auto is online where somebody is logged in. Never asks."""
+    if wanted != "auto":
+        return wanted
+    env = os.environ.get("WANDB_MODE", "")
+    if env:
+        return "off" if env == "disabled" else env
+    return "online" if logged_in() else "offline"
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key: in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]) -> str:
+    """Open the W&B run that transformers' integration then writes to; off: nothing.
+
+    A server that cannot be reached turns the run offline: returns a line that says so, else "".
+    """
+    if mode == "off":
+        return ""
+    import wandb
+
+    settings = wandb.Settings(silent=True, console="off", init_timeout=30)
+
+    def begin(mode: Any) -> Any:
+        return wandb.init(
+            project=project,
+            name=directory.name,
+            dir=str(directory),
+            config=config,
+            mode=mode,
+            settings=settings,
+        )
+
+    said = ""
+    try:
+        run = begin(mode)
+    except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
+        said = (
+            f"W&B cannot be reached ({str(error).splitlines()[0]}): this run is recorded offline\n"
+        )
+        run = begin("offline")
+        mode = "offline"
+    url = run.url if mode == "online" else None
+    about = {"mode": mode, "url": url, "dir": str(Path(run.dir).parent)}
+    (directory / "wandb.json").write_text(json.dumps(about, indent=1))
+    return said
+
+
+def finish_wandb(mode: str) -> None:
+    """Close the W&B run, if there is one."""
+    if mode != "off":
+        import wandb
+
+        wandb.finish()
+
+
+class Recorder(TrainerCallback):
+    """Appends one object per logged step to metrics.jsonl and moves the progress bar."""
+
+    def __init__(self, directory: Path, console: Console) -> None:
+        self.path, self.console = directory / "metrics.jsonl", console
+        self.seconds, self.began = 0.0, 0.0
+        self.reward = self.heldout = "–"  # as last seen
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("reward {task.fields[reward]}  held-out {task.fields[heldout]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=None, reward=self.reward, heldout=self.heldout)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
+        self.progress.start()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds = time.monotonic() - self.began
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        row = {"step": state.global_step, **logs, "time/step": round(self.seconds, 4)}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if "reward" in logs:  # a step of a later epoch has no new one
+            self.reward = f"{logs['reward']:+.3f}"
+        if "heldout/score" in logs:
+            self.heldout = f"{logs['heldout/score']:.3f}"
+        shown: dict[str, Any] = {"reward": self.reward, "heldout": self.heldout}
+        self.progress.update(self.task, completed=state.global_step, **shown)
+        if not self.console.is_terminal and state.global_step % max(1, state.max_steps // 12) == 0:
+            self.console.print(
+                f"step {state.global_step}/{state.max_steps}  reward {self.reward}  "
+                f"held-out {self.heldout}  {row['time/step']:.2f} s/step"
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.stop()
