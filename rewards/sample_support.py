@@ -22,7 +22,7 @@ import numpy as np
 from PIL.Image import Image
 
 from rewards import Bank, CaptionBatch, Parts, ReferencePolicy, Scores, win_rate
-from rewards.lib.images import pixels_key, view
+from rewards.lib.images import image_hash, view
 from rewards.lib.text import lemmas
 
 RATE = 0.85
@@ -61,7 +61,7 @@ class SampleSupport:
         """Sample captions for those of these images that are new."""
         new: dict[str, Image] = {}
         for name, image in images:
-            self.names[name] = key = pixels_key(image)
+            self.names[name] = key = image_hash(image)
             if key not in self.said:
                 new[key] = image
             if len(new) == TOGETHER:

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rewards import CaptionBatch
-from vizer_rl.data.perturb import image_hash
+from rewards.lib.images import image_hash
 from vizer_rl.scoring.reference_policy import ReferencePolicy
 
 EOS = 9

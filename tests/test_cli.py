@@ -12,6 +12,7 @@ import rewards
 import vizer_rl.evaluation.evaluate
 import vizer_rl.training.train
 from vizer_rl import cli, doctor
+from vizer_rl.assets import EMBEDDED
 from vizer_rl.config import validate_files
 from vizer_rl.errors import ImageError, UserError
 
@@ -25,7 +26,7 @@ def _folder(tmp_path, tmp_path_factory, monkeypatch):
     """An empty working directory, and a checkout whose checkpoints are built."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(validate_files, "ASSETS", assets := tmp_path_factory.mktemp("assets"))
-    for name in ("smolvlm", "qwen2vl", "scorer-a", "scorer-b"):
+    for name in EMBEDDED:
         (assets / name).mkdir()
         (assets / name / "model.safetensors").touch()
 
@@ -195,7 +196,7 @@ def test_the_doctor_tells_whether_scenes_will_run(capsys, monkeypatch, tmp_path)
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "profile scenes: will not run: smolvlm, qwen2vl, scorer-a, scorer-b" in out
-    for name in doctor.EMBEDDED:
+    for name in EMBEDDED:
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"1")
     assert cli.main(["doctor"]) == 0

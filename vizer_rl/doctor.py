@@ -20,9 +20,9 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-ASSETS = Path(__file__).parent / "assets"
+from .assets import ASSETS, EMBEDDED
+
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
-EMBEDDED = ("smolvlm", "qwen2vl", "scorer-a", "scorer-b")
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "open_clip_torch": "open_clip"}
 HUB_SECONDS = 2.0
 LITTLE_DISK = 2e9  # bytes; a run with its checkpoints stays below in profile scenes

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from experiments.embedded import policies, quality, scorers
 from experiments.embedded.pretrain import pool
+from vizer_rl.assets import ASSETS
 from vizer_rl.policy import load
-from vizer_rl.policy.families import ASSETS
 from vizer_rl.scoring.clip import OpenClip
 
 WORK = Path("data/scenes-assets")

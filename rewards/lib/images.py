@@ -26,7 +26,7 @@ class Picked(Sequence[Image.Image]):
         return self._last[1]
 
 
-def pixels_key(image: Image.Image) -> str:
+def image_hash(image: Image.Image) -> str:
     """32 hexadecimal digits that name the pixels of an image."""
     key = repr(image.size).encode()
     return blake2b(image.tobytes(), key=key, digest_size=16).hexdigest()

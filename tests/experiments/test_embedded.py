@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from experiments.embedded import quality
+from vizer_rl.assets import ASSETS
 from vizer_rl.config.load import load_run
 from vizer_rl.policy import load
-from vizer_rl.policy.families import ASSETS, FAMILIES
+from vizer_rl.policy.families import FAMILIES
 from vizer_rl.scoring.clip import OpenClip
 
 from ..conftest import REPO

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.idefics3 import modeling_idefics3
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 
-from vizer_rl.policy.families import ASSETS, FAMILIES
+from vizer_rl.assets import ASSETS
+from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.shared_prefix import attention, sampler
 from vizer_rl.policy.shared_prefix.packing import (
     Prompt,

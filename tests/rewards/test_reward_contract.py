@@ -11,9 +11,9 @@ import torch
 
 import rewards
 from rewards import Bank
+from rewards.lib.images import image_hash
 from vizer_rl.config.load import load_run
 from vizer_rl.data import scenes as draw
-from vizer_rl.data.perturb import image_hash
 from vizer_rl.policy import captioner, load
 from vizer_rl.scoring.clip import Encoders
 from vizer_rl.scoring.reward_functions import Reward, RewardFunctions

@@ -6,9 +6,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
+from rewards.lib.images import image_hash
 from vizer_rl.config.load import load_run
 from vizer_rl.data import scenes as draw
-from vizer_rl.data.perturb import VIEWS, image_hash, masked
+from vizer_rl.data.perturb import VIEWS, masked
 from vizer_rl.policy import hidden_states, load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.scoring.reference_policy import ReferencePolicy, answers_questions, content_key

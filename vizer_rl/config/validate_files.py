@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..assets import ASSETS, SCORERS
 from ..errors import near, not_found
-from ..policy.families import ASSETS, FAMILIES
+from ..policy.families import FAMILIES
 from .schema import Loc, Problem, Scorer, part
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-EMBEDDED_SCORERS = ("embedded:a", "embedded:b")
+EMBEDDED_SCORERS = [name.replace("scorer-", "embedded:") for name in SCORERS]
 
 
 def file_problems(

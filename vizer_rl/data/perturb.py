@@ -6,20 +6,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from hashlib import blake2b
 
 import numpy as np
 from PIL import Image
+
+from rewards.lib.images import image_hash
 
 View = Callable[[Image.Image], Image.Image]
 
 PATCH, AT = 14, 448  # pixels: the side of a patch, of an image whose longer side is at most so long
 SHARE = 0.6  # of the patches are masked: the best of four in PAPO (arXiv 2507.06448)
-
-
-def image_hash(image: Image.Image) -> bytes:
-    """16 bytes that name the pixels of an image."""
-    return blake2b(image.tobytes(), key=repr(image.size).encode(), digest_size=16).digest()
 
 
 def masked(image: Image.Image) -> Image.Image:
@@ -28,7 +24,7 @@ def masked(image: Image.Image) -> Image.Image:
     width, height = image.size
     patch = max(PATCH, round(PATCH * max(width, height) / AT))
     rows, columns = -(-height // patch), -(-width // patch)
-    rng = np.random.default_rng(int.from_bytes(image_hash(image), "big"))
+    rng = np.random.default_rng(int(image_hash(image), 16))
     hidden = np.zeros(rows * columns, bool)
     hidden[rng.permutation(hidden.size)[: round(SHARE * hidden.size)]] = True
     hidden = hidden.reshape(rows, columns).repeat(patch, 0).repeat(patch, 1)[:height, :width]
@@ -59,7 +55,7 @@ def augmented(turn: int) -> View:
     """A view: a little less of the image, a little lighter or darker; never flipped."""
 
     def view(image: Image.Image) -> Image.Image:
-        rng = random.Random(image_hash(image) + bytes([turn]))
+        rng = random.Random(bytes.fromhex(image_hash(image)) + bytes([turn]))
         width, height = (max(1, round(CROP * side)) for side in image.size)
         x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
         part = image.crop((x, y, x + width, y + height)).resize(

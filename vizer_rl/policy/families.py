@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-ASSETS = Path(__file__).parent.parent / "assets"
 
 
 @dataclass(frozen=True)

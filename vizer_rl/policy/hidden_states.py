@@ -15,7 +15,9 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..data.perturb import VIEWS, image_hash
+from rewards.lib.images import image_hash
+
+from ..data.perturb import VIEWS
 
 TOKENS = 8192  # in one forward pass of the language model, padding included
 
@@ -33,8 +35,8 @@ class _Pass:
     """Rows of one forward pass: their tokens, and which of its images each has, if any."""
 
     rows: list[list[int]] = field(default_factory=list)
-    seen: dict[bytes, ImageInputs] = field(default_factory=dict)
-    which: list[bytes] = field(default_factory=list)
+    seen: dict[str, ImageInputs] = field(default_factory=dict)
+    which: list[str] = field(default_factory=list)
 
     def holds(self, length: int) -> bool:
         """Whether a row of this length still fits."""
@@ -55,7 +57,7 @@ def hidden_states(
     chats: the text before, with the processor's image token in it where there are images;
     said: token ids; view: a key of `views.VIEWS`. The model is as it stands: mode, adapter, grad.
     """
-    batch, last, name = _Pass(), None, b""
+    batch, last, name = _Pass(), None, ""
     token, tokenizer = str(processor.image_token), processor.tokenizer
     for row, (chat, ids) in enumerate(zip(chats, said, strict=True)):
         if images is None:

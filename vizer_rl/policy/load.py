@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..assets import ASSETS
 from ..errors import UserError
-from .families import ASSETS, FAMILIES
+from .families import FAMILIES
 
 
 def device() -> torch.device:

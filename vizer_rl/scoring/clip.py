@@ -10,10 +10,11 @@ import torch
 from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 
+from rewards.lib.images import image_hash
+
+from ..assets import ASSETS
 from ..config.validate_files import scorer_problems
-from ..data.perturb import image_hash
 from ..errors import UserError
-from ..policy.families import ASSETS
 from ..policy.weights_hash import weights_hash
 
 MANY = 256  # images: fewer are quicker encoded than looked up
@@ -58,7 +59,7 @@ class OpenClip:
         where = {i: row for row, i in reversed(list(enumerate(ids))) if i not in self._features}
         new = list(where)
         if self.store and len(new) >= MANY:
-            self._recall({i: image_hash(images[where[i]]).hex() for i in new}, where, images)
+            self._recall({i: image_hash(images[where[i]]) for i in new}, where, images)
             new = []
         self._encode(new, where, images)
         return torch.stack([self._features[i] for i in ids])

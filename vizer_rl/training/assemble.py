@@ -15,13 +15,13 @@ from transformers.utils import logging as transformers_logging
 
 import rewards as reward_files
 from rewards import Bank
+from rewards.lib.images import image_hash
 
 from .. import algorithms, audit
 from ..algorithms import vizer
 from ..config.schema import Run
 from ..config.trainer_settings import arguments
 from ..data.lazy import LazyImages
-from ..data.perturb import image_hash
 from ..data.sources import ImageFolder
 from ..errors import UserError
 from ..policy import captioner, load
@@ -161,7 +161,7 @@ def bank(
     chosen = sorted(random.Random(run.seed).sample(ids, min(SAMPLED, len(ids))))
     pictures, longest = LazyImages(images, chosen), int(run.train["max_completion_length"])
     told = [reference.key, run.data.prompt, longest, run.seed, seen is None, load.device(), *chosen]
-    told += [image_hash(picture).hex() for picture in pictures]
+    told += [image_hash(picture) for picture in pictures]
     name = blake2b("\n".join(map(str, told)).encode(), digest_size=8).hexdigest()
     path = CACHE / f"base-{name}.pt"
     if path.exists():  # as after sampling, random state and all: the run is the same to the bit

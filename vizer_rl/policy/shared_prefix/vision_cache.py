@@ -20,6 +20,8 @@ from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rewards.lib.images import image_hash
+
 from ..families import FAMILIES, Family
 from .packing import Prompt, inner, join
 
@@ -27,12 +29,6 @@ MEMORY = 4 * 2**30  # bytes of host memory: 1,000 images of 1,024 tokens, width 
 AT_ONCE = 8  # images that go through the tower together
 
 Read = dict[str, Tensor]  # what the processor made of one image and its prompt: "ids" and pixels
-
-
-def content(image: Image) -> str:
-    """A hash of the pixels."""
-    head = f"{image.mode} {image.size} ".encode()
-    return blake2b(head + image.tobytes(), digest_size=16).hexdigest()
 
 
 def read(processor: Any, images: Sequence[Image], texts: Sequence[str]) -> list[Read]:
@@ -148,7 +144,7 @@ class VisionCache:
 
     @staticmethod
     def _key(settings: str, image: Image, text: str) -> str:
-        told = f"{content(image)} {text} {settings}".encode()
+        told = f"{image_hash(image)} {text} {settings}".encode()
         return blake2b(told, digest_size=16).hexdigest()
 
     def _recall(self, key: str, frozen: bool) -> Read | None:
