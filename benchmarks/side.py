@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 import rewards
 from benchmarks import policies
 from vizer_rl.algorithms.grpo import GRPO
-from vizer_rl.config.trainer_settings import arguments
+from vizer_rl.config.trainer_settings import trainer_arguments
 from vizer_rl.policy import chat, load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
@@ -71,7 +71,7 @@ class Side:
         }
         if case.words:
             told["generation_kwargs"] = {"min_new_tokens": case.words}
-        args = arguments(told, directory=Path(folder), seed=0, weights=[1.0], report_to=[])
+        args = trainer_arguments(told, directory=Path(folder), seed=0, weights=[1.0], report_to=[])
         eos = range(model.config.get_text_config().vocab_size)  # as if every caption had ended
         reward, scorer = Reward("length", 1.0, length), None
         if case.real:

@@ -65,7 +65,7 @@ class Trial:
         built = setup.build(self) if setup.build else []
         words = [str(HERE / f"{self.family}.yaml"), "profile=scenes", f"name={directory.name}"]
         words += [f"seed={self.seed}", f"train.max_steps={self.steps}", "tracking.wandb=off"]
-        words += ["monitor.audit=false", "monitor.every=0", "monitor.keep=last"]
+        words += ["monitor.audit=false", "monitor.interval=0", "monitor.keep=last"]
         words += [*setup.overrides, *built, *self.more]
         if not trained:
             command("train", *words, "--overwrite")

@@ -102,7 +102,7 @@ class Bench:
         cosines = [(images * clip.text_features(said)).sum(-1).tolist() for said in (base, texts)]
         pairs = [*map(Pair, ids, base, texts, *cosines)]
         truth = json.loads(truth_of(self.heldout.root).read_text())
-        run_dir.describe(self.run, directory, self.images, self.heldout)
+        run_dir.write_run_dir(self.run, directory, self.images, self.heldout)
         (directory / "eval.json").write_text(json.dumps(summary(pairs, [truth[i] for i in ids])))
         rows = [{"image_id": p.image_id, "base": p.base, "trained": p.trained} for p in pairs]
         (directory / "captions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -200,6 +200,6 @@ def supervised(bench: Bench, directory: Path, captions: dict[str, list[int]]) ->
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    run_dir.describe(bench.run, directory, bench.images, bench.heldout)
+    run_dir.write_run_dir(bench.run, directory, bench.images, bench.heldout)
     model.save_pretrained(str(directory / "adapter"))
     evaluate.evaluate(directory)

@@ -60,7 +60,7 @@ def train(family: str, row: str, seed: int, overrides: list[str]) -> None:
     if not (folder / "eval.json").exists():
         words = [f"experiments/{family}.yaml", "profile=scenes", f"name={folder.name}"]
         words += [f"seed={seed}", "tracking.wandb=off", "monitor.audit=false"]
-        words += ["monitor.every=0", "monitor.keep=last", *overrides]
+        words += ["monitor.interval=0", "monitor.keep=last", *overrides]
         command("train", *words, "--overwrite")
 
 

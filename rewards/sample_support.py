@@ -1,7 +1,7 @@
 """Is what the caption says also said by the frozen policy, when it looks at the image again?
 
 The share of the caption's content words (each counted once, plurals as singulars) that at least
-`least` of `samples` captions have, which the policy before training sampled on views of the image:
+`min_samples` of `samples` captions have, sampled before training on views of the image:
 cropped to 80-100 % of each side and a little darker or brighter. Every second view is also
 mirrored, but not for a caption that says left or right: that is held against views as they are.
 Self-consistency (MM-UPT's vote, arXiv 2505.22453) against a frozen, stored sample: training cannot
@@ -37,12 +37,12 @@ class SampleSupport:
     floor = 0.0
     reads = ("image", "text", "policy")
 
-    def __init__(self, *, samples: int = 8, least: int = 2) -> None:
-        """`samples`: captions that a word is looked up in; `least`: how many must have it."""
-        if samples < 2 or not 1 <= least <= samples:
-            need = "sample_support: need samples >= 2 and 1 <= least <= samples"
-            raise ValueError(f"{need}, not {samples} and {least}")
-        self.samples, self.least = samples, least
+    def __init__(self, *, samples: int = 8, min_samples: int = 2) -> None:
+        """`samples`: captions that a word is searched in; `min_samples`: how many must have it."""
+        if samples < 2 or not 1 <= min_samples <= samples:
+            need = "sample_support: need samples >= 2 and 1 <= min_samples <= samples"
+            raise ValueError(f"{need}, not {samples} and {min_samples}")
+        self.samples, self.min_samples = samples, min_samples
         self.said: dict[str, list[str]] = {}  # by image: `samples` plain, then the mirrored ones
         self.names: dict[str, str] = {}  # image id -> its pixels' key
         self.path: Path | None = None
@@ -104,7 +104,7 @@ class SampleSupport:
         for name, caption in zip(batch.image_ids, batch.captions, strict=True):
             others = [lemmas(other) for other in self.support(name, caption)]
             found = {w: sum(w in other for other in others) for w in lemmas(caption)}
-            told.append([(w, float(times >= self.least)) for w, times in found.items()])
+            told.append([(w, float(times >= self.min_samples)) for w, times in found.items()])
         return told
 
     def __call__(self, batch: CaptionBatch) -> Scores:

@@ -10,6 +10,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 import rewards
 import vizer_rl.evaluation.evaluate
+import vizer_rl.training.score
 import vizer_rl.training.train
 from vizer_rl import cli, doctor
 from vizer_rl.assets import EMBEDDED
@@ -17,7 +18,7 @@ from vizer_rl.config import validate_files
 from vizer_rl.errors import ImageError, UserError
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "caption", "evaluate", "rewards", "doctor"]
+COMMANDS = ["train", "audit", "rewards", "score", "caption", "evaluate", "doctor"]
 SMOLVLM = str(ROOT / "experiments/smolvlm.yaml")
 
 
@@ -89,6 +90,33 @@ def test_an_unknown_command_or_choice_is_told_with_the_nearest(capsys):
     assert "unrecognized arguments: --resum" in refused(capsys, "train", "x.yaml", "--resum")
     assert "required: COMMAND" in refused(capsys)
     assert "required: --run" in refused(capsys, "evaluate")
+
+
+def test_the_old_form_of_score_is_refused_with_the_new_one(capsys):
+    message = refused(capsys, "rewards", "score", "a.png", "a dog", "--run-file", "run.yaml")
+    new = "vizer-rl score RUN.yaml IMAGE CAPTION [key=value …]"
+    (sentence,) = [line for line in message.splitlines() if "error:" in line]
+    assert sentence.endswith(f"`rewards score` has become `score`; write: {new}")
+
+
+def test_score_passes_the_run_image_and_caption(monkeypatch):
+    calls = []
+    monkeypatch.setattr(vizer_rl.training.score, "score", lambda *args: calls.append(args))
+    words = ["score", SMOLVLM, "a.png", "a dog", "profile=scenes", "rewards.length.weight=0.2"]
+    assert cli.main(words) == 0
+    ((run, image, caption),) = calls
+    assert run.rewards["length"]["weight"] == 0.2
+    assert (image, caption) == (Path("a.png"), "a dog")
+
+
+def test_an_audit_that_fails_exits_with_1_only_if_strict(monkeypatch):
+    for verdict, flags, code in [
+        ("fail", [], 0),
+        ("fail", ["--strict"], 1),
+        ("warn", ["--strict"], 0),
+    ]:
+        monkeypatch.setattr(vizer_rl.training.train, "audit_run", lambda _, v=verdict: v)
+        assert cli.main(["audit", SMOLVLM, "profile=scenes", *flags]) == code
 
 
 def test_train_passes_the_run_and_the_flags_wherever_they_stand(called):
@@ -221,8 +249,8 @@ def test_the_doctor_survives_whatever_is_broken(capsys, monkeypatch):
 def test_the_doctor_tells_absent_packages_and_wrong_versions(monkeypatch):
     from packaging.requirements import Requirement
 
-    assert doctor.package(Requirement("no-such-thing>=1")).told == "not installed; wanted: >=1"
-    assert doctor.package(Requirement("rich<1")).told.endswith(" is not in <1")
+    assert doctor.package(Requirement("no-such-thing>=1")).detail == "not installed; wanted: >=1"
+    assert doctor.package(Requirement("rich<1")).detail.endswith(" is not in <1")
 
 
 def test_the_hub_is_looked_for_no_longer_than_its_time_out(monkeypatch):
@@ -234,6 +262,6 @@ def test_the_hub_is_looked_for_no_longer_than_its_time_out(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.create_connection", refuse)
-    assert "no direct connection to" in doctor.hub().told
+    assert "no direct connection to" in doctor.hub().detail
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in doctor.hub().told
+    assert "HF_HUB_OFFLINE is set" in doctor.hub().detail

@@ -1,4 +1,7 @@
-"""`vizer-rl doctor`: what this machine can run, and why not. No check can break another."""
+"""Environment report, `vizer-rl doctor`: what this machine can run, and why not.
+
+A check that raises is reported as its result and stops no other.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +28,17 @@ from .assets import ASSETS, EMBEDDED
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "open_clip_torch": "open_clip"}
 HUB_SECONDS = 2.0
-LITTLE_DISK = 2e9  # bytes; a run with its checkpoints stays below in profile scenes
+MIN_DISK = 2e9  # bytes; a run of profile scenes and its checkpoints take less
 MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]–[/]"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; `good` is None where it is only worth knowing."""
+    """The result of a check; `ok` is None where it is for information only."""
 
-    what: str
-    good: bool | None
-    told: str
+    name: str
+    ok: bool | None
+    detail: str
 
 
 Check = Callable[[], Finding]
@@ -44,77 +47,77 @@ Check = Callable[[], Finding]
 def doctor() -> int:
     """Print what can run here and why not; returns 0 where profile scenes can run, else 1."""
     console = Console(highlight=False)
-    packages = [examine(asked.name, partial(package, asked)) for asked in requirements()]
-    assets = [examine(name, partial(asset, name)) for name in EMBEDDED]
-    needed = [examine("Python", python), *packages, *assets]
-    cuda = examine("CUDA", cuda_device)
-    other = [
+    packages = [run_check(r.name, partial(package, r)) for r in requirements()]
+    assets = [run_check(name, partial(asset, name)) for name in EMBEDDED]
+    required = [run_check("Python", python), *packages, *assets]
+    cuda = run_check("CUDA", cuda_device)
+    optional = [
         cuda,
-        examine("Apple GPU", apple_gpu),
-        examine("bfloat16", bfloat16),
-        examine("flash-attn", flash_attention),
-        examine("W&B", wandb_login),
-        examine("Hugging Face hub", hub),
-        examine("disk", disk),
-        examine("CPU, memory", processor),
+        run_check("Apple GPU", apple_gpu),
+        run_check("bfloat16", bfloat16),
+        run_check("flash-attn", flash_attention),
+        run_check("W&B", wandb_login),
+        run_check("Hugging Face hub", hub),
+        run_check("disk", disk),
+        run_check("CPU, memory", processor),
     ]
     table = Table(box=None, pad_edge=False)
     for column in ("check", "here", ""):
         table.add_column(column, overflow="fold")
-    for found in (*needed, *other):
-        table.add_row(found.what, MARKS[found.good], found.told.replace("[", r"\["))
+    for finding in (*required, *optional):
+        table.add_row(finding.name, MARKS[finding.ok], finding.detail.replace("[", r"\["))
     console.print(table)
 
-    missing = [found.what for found in needed if found.good is False]
-    broken = [found.what for found in needed[: -len(assets)] if found.good is False]
-    why = "a CUDA device is here" if cuda.good else "no CUDA device here"
-    console.print(f"\nprofile auto is {'full' if cuda.good else 'scenes'}: {why}")
-    console.print(_can("profile scenes", missing))
-    console.print(_can("profile full", broken + ([] if cuda.good else ["CUDA"])))
-    console.print(_can("caption, evaluate, rewards", broken))
+    missing = [f.name for f in required if f.ok is False]
+    broken = [f.name for f in required[: -len(assets)] if f.ok is False]
+    why = "a CUDA device is here" if cuda.ok else "no CUDA device here"
+    console.print(f"\nprofile auto is {'full' if cuda.ok else 'scenes'}: {why}")
+    console.print(_sentence("profile scenes", missing))
+    console.print(_sentence("profile full", broken + ([] if cuda.ok else ["CUDA"])))
+    console.print(_sentence("caption, evaluate, rewards", broken))
     return 1 if missing else 0
 
 
-def _can(what: str, missing: list[str]) -> str:
-    return f"{what}: " + (f"will not run: {', '.join(missing)}" if missing else "will run")
+def _sentence(job: str, missing: list[str]) -> str:
+    return f"{job}: " + (f"will not run: {', '.join(missing)}" if missing else "will run")
 
 
-def examine(what: str, check: Check) -> Finding:
-    """What a check finds; one that raises has found that it cannot be used."""
+def run_check(name: str, check: Check) -> Finding:
+    """The result of a check; where it raises, the error is why its subject cannot be used."""
     try:
         return check()
-    except Exception as error:  # whatever is broken here is what the doctor is asked about
-        said = " ".join(str(error).split()) or "no reason given"
-        return Finding(what, False, f"{type(error).__name__}: {said[:300]}")
+    except Exception as error:  # anything may be broken here: that is what is reported
+        reason = " ".join(str(error).split()) or "no reason given"
+        return Finding(name, False, f"{type(error).__name__}: {reason[:300]}")
 
 
 def requirements() -> list[Requirement]:
-    """What the package asks for by name, without the tools of its developers."""
+    """The package's own requirements, without those of its extras."""
     try:
         lines = requires("vizer_rl") or []
     except PackageNotFoundError:
         lines = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
-    asked = [Requirement(line) for line in lines]
-    needed = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
+    declared = [Requirement(line) for line in lines]
+    needed = [r for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
     return sorted(needed, key=lambda r: r.name.lower())
 
 
-def package(asked: Requirement) -> Finding:
+def package(requirement: Requirement) -> Finding:
     """A package: its version within the range, and whether it can be imported."""
     try:
-        here = version(asked.name)
+        installed = version(requirement.name)
     except PackageNotFoundError:
-        return Finding(asked.name, False, f"not installed; wanted: {asked.specifier}")
-    if not asked.specifier.contains(here, prereleases=True):
-        return Finding(asked.name, False, f"{here} is not in {asked.specifier}")
-    importlib.import_module(MODULES.get(asked.name, asked.name))
-    return Finding(asked.name, True, here)
+        return Finding(requirement.name, False, f"not installed; wanted: {requirement.specifier}")
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return Finding(requirement.name, False, f"{installed} is not in {requirement.specifier}")
+    importlib.import_module(MODULES.get(requirement.name, requirement.name))
+    return Finding(requirement.name, True, installed)
 
 
 def python() -> Finding:
-    here = platform.python_version()
-    good = (3, 11) <= tuple(int(n) for n in here.split(".")[:2]) < (3, 14)
-    return Finding("Python", good, here if good else f"{here}; wanted: 3.11, 3.12 or 3.13")
+    number = platform.python_version()
+    ok = (3, 11) <= tuple(int(n) for n in number.split(".")[:2]) < (3, 14)
+    return Finding("Python", ok, number if ok else f"{number}; wanted: 3.11, 3.12 or 3.13")
 
 
 def asset(name: str) -> Finding:
@@ -141,8 +144,8 @@ def cuda_device() -> Finding:
 def apple_gpu() -> Finding:
     import torch
 
-    there = torch.backends.mps.is_available()
-    return Finding("Apple GPU", None, "there, but not used: runs take the CPU" if there else "none")
+    text = "there, but not used: runs take the CPU"
+    return Finding("Apple GPU", None, text if torch.backends.mps.is_available() else "none")
 
 
 def bfloat16() -> Finding:
@@ -186,8 +189,8 @@ def hub() -> Finding:
 
 def disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    told = f"{free / 1e9:.1f} GB free in {Path.cwd()}"
-    return Finding("disk", True if free > LITTLE_DISK else None, told)
+    detail = f"{free / 1e9:.1f} GB free in {Path.cwd()}"
+    return Finding("disk", True if free > MIN_DISK else None, detail)
 
 
 def processor() -> Finding:

@@ -6,7 +6,7 @@ from trl import GRPOTrainer
 
 from vizer_rl.algorithms.grpo import GRPO
 from vizer_rl.config.load import load_run
-from vizer_rl.config.trainer_settings import arguments
+from vizer_rl.config.trainer_settings import trainer_arguments
 from vizer_rl.data import dataset, sources
 from vizer_rl.policy import chat, load
 from vizer_rl.policy.families import FAMILIES
@@ -25,7 +25,7 @@ def adapter(trainer):
 
 
 def pieces(run, folder):
-    args = arguments(run.train, directory=folder, seed=3, weights=[1.0], report_to=[])
+    args = trainer_arguments(run.train, directory=folder, seed=3, weights=[1.0], report_to=[])
     model, processor = load.load_policy(run.family, run.policy)
     eos = load.eos_ids(model, processor)
     scoring = RewardFunctions(

@@ -10,7 +10,7 @@ from torch import tensor
 from vizer_rl.algorithms import advantages as adv
 from vizer_rl.algorithms import find
 from vizer_rl.config.load import load_run
-from vizer_rl.config.trainer_settings import arguments
+from vizer_rl.config.trainer_settings import trainer_arguments
 from vizer_rl.data import dataset, sources
 from vizer_rl.policy import chat, load
 from vizer_rl.policy.families import FAMILIES
@@ -35,7 +35,7 @@ def trainer(name, folder, images=40, family="smolvlm", packed=False, **settings)
     algorithm = find(name)
     run = load_run(REPO / "experiments" / f"{family}.yaml", [*TINY, "train.beta=0"])
     told = {**run.train, "log_completions": False, **settings}
-    args = arguments(
+    args = trainer_arguments(
         told, directory=folder, seed=3, weights=[1.0], report_to=[], config=algorithm.Config
     )
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """Every mistake in a run file is told at once, with its place, and nothing is written."""
 
+import inspect
 import json
 import os
 import re
@@ -7,12 +8,19 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from trl import GRPOConfig
 
+import rewards
 from vizer_rl.algorithms import ALGORITHMS, find
-from vizer_rl.config.validate import CHOICES, OURS
+from vizer_rl.config.overrides import merge
+from vizer_rl.config.run_dir import read_run
+from vizer_rl.config.schema import RENAMED, field_at
+from vizer_rl.config.trainer_settings import SETTINGS
+from vizer_rl.config.validate import CHOICES, DERIVED
+from vizer_rl.errors import ConfigError
 
-from .test_config import complaint, folder, run  # noqa: F401  `folder` is used by every test
+from .test_config import RUN, complaint, folder, run  # noqa: F401  `folder` is used by every test
 
 
 @pytest.mark.parametrize(
@@ -22,8 +30,9 @@ from .test_config import complaint, folder, run  # noqa: F401  `folder` is used 
         ("policy.modle=x", "policy.modle: unknown key; allowed: model, .*; nearest: model"),
         ("policy.lora.alfa=1", "policy.lora.alfa: unknown key; allowed: r, .*; nearest: alpha"),
         (
-            "monitor.evry=1",
-            "monitor.evry: unknown key; allowed: every, images, keep, audit; nearest: every",
+            "monitor.intervl=1",
+            "monitor.intervl: unknown key; "
+            "allowed: interval, images, keep, audit; nearest: interval",
         ),
         ("family=smolvm", "family: 'smolvm' is unknown; allowed: smolvlm, .*; nearest: smolvlm"),
         ("algorithm=grop", "algorithm: 'grop' is unknown; .*; nearest: grpo"),
@@ -84,6 +93,58 @@ def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(override
     lines = message.splitlines()[1:]
     assert any(re.search(told, line) for line in lines), message
     assert len(lines) <= 3, message
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("monitor.every=1", "monitor.every: renamed; write monitor.interval"),
+        ("monitor={every: 1}", "monitor.every: renamed; write monitor.interval"),
+        ("engine.features=x", "engine.features: renamed; write engine.vision_cache"),
+        (
+            "rewards.sample_support.least=2",
+            "rewards.sample_support.least: renamed; write rewards.sample_support.min_samples",
+        ),
+    ],
+)
+def test_a_renamed_setting_is_refused_with_its_new_name(override, sentence):
+    assert complaint(override).splitlines()[1:] == [f"  {sentence}"]
+    loc, value = override.split("=", 1)
+    settings = yaml.safe_load(value)
+    for key in reversed(loc.split(".")):
+        settings = {key: settings}
+    tree = yaml.safe_load(RUN)
+    for file, place in [
+        (merge(tree, settings), ""),
+        (merge(tree, {"profiles": {"scenes": settings}}), "profiles.scenes."),
+        (merge(tree, {"profiles": {"full": settings}}), "profiles.full."),
+    ]:
+        Path("run.yaml").write_text(yaml.safe_dump(file))
+        assert complaint().splitlines()[1:] == [f"  {place}{sentence}"]
+
+
+def test_the_new_name_of_a_renamed_setting_is_a_setting():
+    for loc, name in RENAMED.items():
+        if loc[0] == "rewards":
+            assert name.split(".")[2] in inspect.signature(rewards.find(loc[1])).parameters
+        else:
+            assert field_at(tuple(name.split(".")))
+        assert name.split(".")[:-1] == list(loc[:-1])
+
+
+def test_a_run_directory_with_a_renamed_setting_is_refused_with_its_new_name():
+    settings = run().model_dump()
+    settings["monitor"]["every"] = settings["monitor"].pop("interval")
+    Path("old").mkdir()
+    Path("old/config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match=r"monitor\.every: renamed; write monitor\.interval$"):
+        read_run(Path("old"))
+
+
+def test_the_algorithms_of_config_are_those_that_can_be_built():
+    assert set(SETTINGS) == set(ALGORITHMS)
+    for name, settings in SETTINGS.items():
+        assert find(name).Config is settings
 
 
 @pytest.mark.parametrize(
@@ -181,6 +242,6 @@ def test_a_run_directory_is_never_overwritten_unasked():
 
 
 def test_what_we_say_about_trl_is_true():
-    assert set(OURS) | set(CHOICES) <= set(GRPOConfig.__dataclass_fields__)
+    assert set(DERIVED) | set(CHOICES) <= set(GRPOConfig.__dataclass_fields__)
     for key, choices in CHOICES.items():
         assert getattr(GRPOConfig, key) in choices

@@ -13,7 +13,7 @@ from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 from vizer_rl.algorithms import find, packed
 from vizer_rl.algorithms.grpo import GRPO
 from vizer_rl.config.schema import Policy
-from vizer_rl.config.trainer_settings import arguments
+from vizer_rl.config.trainer_settings import trainer_arguments
 from vizer_rl.policy import chat, load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.lora import merged
@@ -93,7 +93,9 @@ def trainer(family, mixed, how, checkpointing, folder, packed, algorithm=GRPO, b
     if algorithm is not GRPO:  # scores as they are
         told["multi_objective_aggregation"] = "sum_then_normalize"
     config = algorithm.Config
-    args = arguments(told, directory=folder, seed=3, weights=[1.0], report_to=[], config=config)
+    args = trainer_arguments(
+        told, directory=folder, seed=3, weights=[1.0], report_to=[], config=config
+    )
     eos = load.eos_ids(model, processor)
     scoring = RewardFunctions([Reward("brevity", 1.0, brevity)], None, None, eos, G)
     rows, lora = rows_of(processor, mixed), lora if how == "lora" else None

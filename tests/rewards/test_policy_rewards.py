@@ -143,7 +143,7 @@ def support(tmp_path, policy, pairs, images):
     ids = [*images]
     known = batch(policy, [(i, "") for i in ids], prompt="Describe.")
     known = replace(known, images=[*images.values()])
-    reward = make("sample_support", {"samples": 4, "least": 2})
+    reward = make("sample_support", {"samples": 4, "min_samples": 2})
     reward.prepare(Bank(ids, known.images, known, tmp_path))
     asked = replace(batch(policy, pairs), images=[images.get(i, photo(77)) for i, _ in pairs])
     return reward, asked
@@ -291,7 +291,7 @@ def test_gate_lets_every_true_scene_caption_through_and_none_said_twice():
     [
         ("fluency", {"free": 3.0}, "need 0 <= free < worst, not 3.0 and 3.0"),
         ("gate", {"repeated": 20}, r"repeated in \[0, 1\], not 4 and 20"),
-        ("sample_support", {"least": 9}, "1 <= least <= samples, not 8 and 9"),
+        ("sample_support", {"min_samples": 9}, "1 <= min_samples <= samples, not 8 and 9"),
         ("claim_check", {"most": 0}, "need most >= 1, not 0"),
     ],
 )

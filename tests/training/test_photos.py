@@ -21,7 +21,7 @@ from .test_full_profile import FOLDERS, PHOTOS, checkpoint
 
 SMALL = {  # for a bank of a few photographs
     "self_retrieval": {"hard": 1, "random": 1},
-    "sample_support": {"samples": 2, "least": 1},
+    "sample_support": {"samples": 2, "min_samples": 1},
     "alignment": {"steps": 5},
 }
 CAPTIONS = [

@@ -68,7 +68,7 @@ def test_one_caption_is_scored_as_in_training(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("COLUMNS", "120")
     image = workplace / "data/scenes/train/images/0000003.png"
-    ask = ["rewards", "score", str(image), "a red star", "--run-file", FILE, *TINY]
+    ask = ["score", FILE, str(image), "a red star", *TINY]
     assert cli.main([*ask, "rewards.alignment=null", "rewards.random.weight=0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = {line.split()[0]: line.split()[1:] for line in lines if line[:1].strip()}
@@ -86,7 +86,7 @@ def test_a_caption_that_the_gate_refuses_is_marked_where_it_costs(workplace, mon
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("COLUMNS", "160")
     image = workplace / "data/scenes/train/images/0000003.png"
-    ask = ["rewards", "score", str(image), "see www.example.com", "--run-file", FILE, *TINY]
+    ask = ["score", FILE, str(image), "see www.example.com", *TINY]
     gated = [*ask, "rewards.alignment=null", "rewards.gate.weight=0.3"]
     assert cli.main(gated) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -104,6 +104,6 @@ def test_a_bad_image_caption_or_run_file_is_one_sentence(workplace, monkeypatch,
         ("ok.png", " ", FILE, "the caption is empty"),
         ("ok.png", "a", "smolvlm.yml", "run file 'smolvlm.yml' not found"),
     ):
-        assert cli.main(["rewards", "score", image, caption, "--run-file", file]) == 2
+        assert cli.main(["score", file, image, caption]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith(f"vizer_rl: {said}")

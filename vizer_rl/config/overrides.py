@@ -1,4 +1,4 @@
-"""YAML, overlays and overrides -> one tree of settings, not looked at yet."""
+"""YAML, overlays and overrides -> one tree of settings, not validated yet."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError, near, not_found
+from ..errors import ConfigError, nearest_allowed, path_not_found
 from .schema import Loc, Problem, field_at
 
 PROFILES = ("auto", "scenes", "full")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that takes 1e-5 for a number, as YAML 1.1 does not, and no key twice."""
+    """SafeLoader that reads 1e-5 as a number, unlike YAML 1.1, and refuses duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        keys = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if key.value in keys and isinstance(key, yaml.ScalarNode):
                 problem = f"key {key.value!r} stands there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+            keys |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
         return {str(k): v for k, v in super().construct_mapping(node, deep).items()}
 
 
@@ -38,7 +38,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file whose top level is a mapping, or ConfigError with line and column."""
     if not path.is_file():
-        raise ConfigError(f"run file {not_found(path)}")
+        raise ConfigError(f"run file {path_not_found(path)}")
     try:
         content = yaml.load(path.read_bytes(), _Loader)
     except yaml.MarkedYAMLError as error:
@@ -52,26 +52,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def choose_profile(asked: object, cuda: bool, problems: list[Problem]) -> tuple[str, str]:
-    """The profile that is taken, and why in one line."""
-    if asked in ("scenes", "full"):
-        return str(asked), f"profile {asked}: asked for"
-    if asked != "auto":
-        problems.append((("profile",), f"{asked!r} is unknown; {near(asked, PROFILES)}"))
+def choose_profile(requested: object, cuda: bool, problems: list[Problem]) -> tuple[str, str]:
+    """The profile that is used, and why in one line."""
+    if requested in ("scenes", "full"):
+        return str(requested), f"profile {requested}: asked for"
+    if requested != "auto":
+        allowed = nearest_allowed(requested, PROFILES)
+        problems.append((("profile",), f"{requested!r} is unknown; {allowed}"))
     if cuda:
         return "full", "profile full: there is a CUDA device here"
     return "scenes", "profile scenes: no CUDA device here"
 
 
-def overlays_of(written: Any, problems: list[Problem]) -> dict[str, dict[str, Any]]:
-    """The overlays of the two profiles, {} where there is none."""
+def profile_overlays(profiles: Any, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+    """The overlay of each profile, {} where the run file has none."""
     overlays: dict[str, dict[str, Any]] = {"scenes": {}, "full": {}}
-    if not isinstance(written or {}, dict):
-        problems.append((("profiles",), f"{written!r}; allowed: mappings scenes and full"))
+    if not isinstance(profiles or {}, dict):
+        problems.append((("profiles",), f"{profiles!r}; allowed: mappings scenes and full"))
         return overlays
-    for name, overlay in (written or {}).items():
+    for name, overlay in (profiles or {}).items():
         if name not in overlays:
-            problems.append((("profiles", str(name)), f"unknown key; {near(name, overlays)}"))
+            text = f"unknown key; {nearest_allowed(name, overlays)}"
+            problems.append((("profiles", str(name)), text))
         elif not isinstance(overlay or {}, dict):
             problems.append((("profiles", name), f"{overlay!r}; allowed: a mapping of settings"))
         elif "profile" in (overlay or {}):
@@ -81,20 +83,20 @@ def overlays_of(written: Any, problems: list[Problem]) -> dict[str, dict[str, An
     return overlays
 
 
-def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """A new tree: `over` wins, key by key; a reward that it sets to null is gone."""
-    merged = deepcopy(under)
-    for key, value in over.items():
+def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """A new tree: the overlay wins, key by key; a reward that it sets to null is removed."""
+    merged = deepcopy(base)
+    for key, value in overlay.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else deepcopy(value)
         if key == "rewards" and both:
-            gone = [name for name, parameters in value.items() if parameters is None]
-            merged[key] = {k: v for k, v in merged[key].items() if k not in gone}
+            removed = [name for name, parameters in value.items() if parameters is None]
+            merged[key] = {k: v for k, v in merged[key].items() if k not in removed}
     return merged
 
 
-def has(tree: Any, loc: Loc) -> bool:
-    """Whether something stands at this place of a tree."""
+def contains(tree: Any, loc: Loc) -> bool:
+    """Whether a tree of settings has a value at this location."""
     for key in loc:
         if not isinstance(tree, dict) or key not in tree:
             return False
@@ -102,8 +104,8 @@ def has(tree: Any, loc: Loc) -> bool:
     return bool(loc)
 
 
-def override(settings: dict[str, Any], key: str, text: str) -> list[Problem]:
-    """Set one setting from text: YAML, but for a setting of type text just that text."""
+def apply_override(settings: dict[str, Any], key: str, text: str) -> list[Problem]:
+    """Set one setting, in place, from text: read as YAML unless the setting's type is text."""
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError:
@@ -115,18 +117,18 @@ def override(settings: dict[str, Any], key: str, text: str) -> list[Problem]:
     if loc[0] == "rewards" and len(loc) > 1:
         rewards = settings.setdefault("rewards", {})
         if not isinstance(rewards, dict):
-            return []  # told by shape
-        whole = key.removeprefix("rewards.")
-        if value is None and whole not in rewards and "." not in whole:
-            return [((key,), f"no such reward here; {near(whole, rewards)}")]
-        if value is None and whole in rewards:
-            del rewards[whole]
+            return []  # type_problems reports it
+        name = key.removeprefix("rewards.")
+        if value is None and name not in rewards and "." not in name:
+            return [((key,), f"no such reward here; {nearest_allowed(name, rewards)}")]
+        if value is None and name in rewards:
+            del rewards[name]
             return []
-        named = whole in rewards or isinstance(value, dict) or "." not in whole
-        loc = ("rewards", whole) if named else ("rewards", *whole.rsplit(".", 1))
-    for part in loc[:-1]:
-        if not isinstance(settings.get(part), dict):
-            settings[part] = {}
-        settings = settings[part]
+        is_reward = name in rewards or isinstance(value, dict) or "." not in name
+        loc = ("rewards", name) if is_reward else ("rewards", *name.rsplit(".", 1))
+    for section in loc[:-1]:
+        if not isinstance(settings.get(section), dict):
+            settings[section] = {}
+        settings = settings[section]
     settings[loc[-1]] = value
     return []

@@ -13,24 +13,23 @@ from typing import Any
 import torch
 
 from ..data.sources import ImageFolder
-from ..errors import UserError, not_found
-from .load import refuse
+from ..errors import UserError, path_not_found
 from .overrides import read_yaml
-from .schema import Run, shape
+from .schema import Run, raise_problems, type_problems
 
 
 def read_run(directory: Path) -> Run:
-    """The run that was written to a run directory, as it was; nothing else is looked at."""
+    """The resolved run of a run directory; the files that it names are not checked."""
     path = directory / "config.yaml"
     if not path.is_file():
-        raise UserError(f"run {not_found(path if directory.is_dir() else directory)}")
+        raise UserError(f"run {path_not_found(path if directory.is_dir() else directory)}")
     settings = read_yaml(path)
-    refuse(path, list(shape(settings)))
+    raise_problems(path, list(type_problems(settings)))
     return Run.model_validate(settings)
 
 
 def read_heldout(run_directory: Path) -> dict[str, Any]:
-    """{"source": folder, "ids": [...], "drawn": whether they are scenes}, as training wrote it."""
+    """{"source": folder, "ids": [...], "drawn": whether they are scenes}, written by training."""
     path = run_directory / "heldout.json"
     if not path.is_file():
         raise UserError(
@@ -39,18 +38,18 @@ def read_heldout(run_directory: Path) -> dict[str, Any]:
     heldout: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if not Path(heldout["source"]).is_dir():
         raise UserError(
-            f"held-out images of run '{run_directory}': {not_found(Path(heldout['source']))}"
+            f"held-out images of run '{run_directory}': {path_not_found(Path(heldout['source']))}"
         )
     return heldout
 
 
-def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder) -> None:
-    """Write what was asked for and where it runs: config, environment, images left out."""
+def write_run_dir(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolder) -> None:
+    """Write config.yaml, environment.json, heldout.json and skipped.jsonl of a new run."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.yaml").write_text(run.to_yaml())
     names = ("torch", "transformers", "trl", "peft", "accelerate", "open_clip_torch", "wandb")
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    about = {
+    environment = {
         "command": " ".join(sys.argv),
         "commit": git.stdout.strip() or None,
         "python": platform.python_version(),
@@ -60,10 +59,10 @@ def describe(run: Run, directory: Path, images: ImageFolder, heldout: ImageFolde
         **{name: version(name) for name in names},
         "train_images": len(images.ids),
         "heldout_images": len(heldout.ids),
-        "captions_read": run.mapper.captions,  # null: no caption of anybody's was read
+        "captions_read": run.mapper.captions,  # null: no caption file was read
     }
-    (directory / "environment.json").write_text(json.dumps(about, indent=1))
+    (directory / "environment.json").write_text(json.dumps(environment, indent=1))
     drawn = run.data.images is None
-    held = {"source": str(heldout.root.resolve()), "ids": heldout.ids, "drawn": drawn}
-    (directory / "heldout.json").write_text(json.dumps(held))
+    ids = {"source": str(heldout.root.resolve()), "ids": heldout.ids, "drawn": drawn}
+    (directory / "heldout.json").write_text(json.dumps(ids))
     images.write_skipped(directory / "skipped.jsonl")

@@ -1,9 +1,9 @@
-"""The settings of a run, typed, and the words for a mistake in them."""
+"""Settings of a run: typed schema, and the sentence for each setting that does not fit it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,10 +19,15 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from ..errors import near
+from ..errors import ConfigError, nearest_allowed
 
 Loc = tuple[str, ...]
 Problem = tuple[Loc, str]  # which setting, what is wrong with it
+RENAMED: dict[Loc, str] = {  # an old name is refused with the new one
+    ("monitor", "every"): "monitor.interval",
+    ("engine", "features"): "engine.vision_cache",
+    ("rewards", "sample_support", "least"): "rewards.sample_support.min_samples",
+}
 
 
 def _folder_name(name: str) -> str:
@@ -35,7 +40,7 @@ READ_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # 
 
 
 class Section(BaseModel):
-    """A part of a run file: typed, nothing unknown in it, unchangeable."""
+    """One section of a run file: typed, immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -62,25 +67,23 @@ class Policy(Section):
     instruct: bool | None = Field(
         default=None, description="answers questions; null: where its name says Instruct"
     )
-    lora: Lora = Field(default=Lora(), description="the adapter, all that learns")
+    lora: Lora = Field(default=Lora(), description="the adapter, all that is trained")
 
 
 class Data(Section):
     images: str | None = Field(
         default=None, description="folder, glob or file; null: the drawn scenes"
     )
-    prompt: str = Field(
-        default="Describe the image.", description="what is asked about every image"
-    )
-    limit: int | None = Field(default=None, ge=1, description="at most so many training images")
-    heldout: int = Field(default=500, ge=1, description="images kept from training, for evaluation")
+    prompt: str = Field(default="Describe the image.", description="the prompt for every image")
+    limit: int | None = Field(default=None, ge=1, description="maximum number of training images")
+    heldout: int = Field(default=500, ge=1, description="held-out images, for evaluation")
 
 
 class Scorer(Section):
     """Each: `embedded:a`, `embedded:b`, `local-dir:PATH` or open_clip's `ARCHITECTURE/TAG`."""
 
     train: str = Field(description="the image-text model that rewards use")
-    heldout: str = Field(description="the one that only monitor and evaluation use")
+    heldout: str = Field(description="the model that only monitor and evaluation use")
 
 
 class Mapper(Section):
@@ -94,7 +97,7 @@ class Mapper(Section):
     )
     reading: Literal["loose", "literal"] = Field(
         default="loose",
-        description="states that have seen the image, or those fed through the model again alone",
+        description="caption states with the image in context, or of the caption alone",
     )
     pooling: Literal["mean", "last"] = Field(
         default="mean", description="of the states of a caption's tokens"
@@ -103,20 +106,19 @@ class Mapper(Section):
         default="tower", description="image features: before or after the connector"
     )
     width: int = Field(default=256, ge=1, description="of its hidden layer")
-    images: int = Field(default=10_000, ge=16, description="at most so many, one caption each")
-    steps: int = Field(default=400, ge=1, description="updates on all pairs at once")
+    images: int = Field(default=10_000, ge=16, description="maximum number, one caption each")
+    steps: int = Field(default=400, ge=1, description="full-batch updates")
     learning_rate: float = Field(default=2e-3, gt=0, description="of those updates")
 
 
 class Monitor(Section):
-    every: int = Field(
-        default=10,
-        ge=0,
-        description="steps between looks at the held-out scorer; 0: first and last",
+    interval: int = Field(
+        default=10, ge=0, description="steps between held-out evaluations; 0: first and last"
     )
-    images: int = Field(default=64, ge=1, description="held-out images per look")
+    images: int = Field(default=64, ge=1, description="held-out images per evaluation")
     keep: Literal["best", "last"] = Field(
-        default="best", description="the adapter that is kept: best by the held-out scorer, or last"
+        default="best",
+        description="the adapter that is saved: best by the held-out scorer, or last",
     )
     audit: bool = Field(default=True, description="a short audit of the rewards before training")
 
@@ -124,14 +126,14 @@ class Monitor(Section):
 class Engine(Section):
     shared_prefix: Annotated[Literal["auto", "off"], READ_OFF] = Field(
         default="auto",
-        description="auto: every image and prompt computed once per group; off: as TRL does",
+        description="auto: image and prompt are computed once per group; off: as TRL does",
     )
     cuda: Annotated[Literal["auto", "off"], READ_OFF] = Field(
         default="auto",
         description="auto: sampling as a CUDA graph, FlexAttention where faster; off: neither",
     )
-    features: str | None = Field(
-        default=None, description="folder that keeps what the vision tower saw; null: memory only"
+    vision_cache: str | None = Field(
+        default=None, description="folder of cached vision features; null: in memory only"
     )
 
 
@@ -145,30 +147,34 @@ class Tracking(Section):
 class Run(Section):
     """All settings of one run, resolved: the profile is chosen, its overlay applied."""
 
-    family: str = Field(description="a key of vizer_rl.families.FAMILIES")
+    family: str = Field(description="a key of vizer_rl.policy.families.FAMILIES")
     algorithm: str = Field(default="grpo", description="a key of vizer_rl.algorithms.ALGORITHMS")
-    profile: Literal["scenes", "full"] = Field(description="whose overlay was applied")
+    profile: Literal["scenes", "full"] = Field(description="the profile whose overlay was applied")
     name: Annotated[str, AfterValidator(_folder_name)] = Field(description="runs/NAME is written")
     seed: int = Field(default=0, ge=0, description="seeds adapter, sampling and choice of images")
-    policy: Policy = Field(description="the model that learns")
+    policy: Policy = Field(description="the model that is trained")
     data: Data = Field(default=Data(), description="the images")
     scorer: Scorer = Field(description="the image-text models")
     rewards: dict[str, dict[str, Any]] = Field(description="{name: {weight: 1.0, parameter: …}}")
     train: dict[str, Any] = Field(
-        default={}, description="fields of trl.GRPOConfig, and the algorithm's own (configs.py)"
+        default={},
+        description="fields of trl.GRPOConfig, and the algorithm's (trainer_settings.py)",
     )
     mapper: Mapper = Field(default=Mapper(), description="of ViZer's loss")
-    monitor: Monitor = Field(default=Monitor(), description="the look at the held-out scorer")
+    monitor: Monitor = Field(default=Monitor(), description="held-out evaluation while training")
     engine: Engine = Field(default=Engine(), description="how a step is computed")
     tracking: Tracking = Field(default=Tracking(), description="where the curves go")
     _why_profile: str = PrivateAttr("")
+
+    def model_post_init(self, context: Any) -> None:
+        self._why_profile = (context or {}).get("why_profile", "")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.model_dump() == other.model_dump()
 
     @property
     def why_profile(self) -> str:
-        """One line: which profile was taken and why."""
+        """One line: the chosen profile and why."""
         return self._why_profile
 
     @property
@@ -177,12 +183,19 @@ class Run(Section):
         return Path("runs") / self.name
 
     def to_yaml(self) -> str:
-        """The run file from which `load` makes an equal Run, on any machine."""
+        """The run file from which `load_run` makes an equal Run, on any machine."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
-def shape(settings: dict[str, Any]) -> Iterator[Problem]:
-    """Settings that are unknown, missing or of another type."""
+def raise_problems(path: Path, problems: list[Problem]) -> None:
+    """ConfigError with one line per problem of this run file, if there is any."""
+    if problems:
+        lines = [f"  {'.'.join(loc)}: {text}" for loc, text in dict.fromkeys(problems)]
+        raise ConfigError("\n".join([f"{path} cannot be run:", *lines]))
+
+
+def type_problems(settings: dict[str, Any]) -> Iterator[Problem]:
+    """Settings that are unknown, renamed, missing or of another type."""
     try:
         Run.model_validate(settings)
     except ValidationError as error:
@@ -191,17 +204,24 @@ def shape(settings: dict[str, Any]) -> Iterator[Problem]:
             yield loc, _explain(loc, e["type"], e["input"], e["msg"])
 
 
-def _explain(loc: Loc, kind: str, bad: object, message: str) -> str:
+def _explain(loc: Loc, error_type: str, value: object, message: str) -> str:
     field = field_at(loc)
-    if kind == "extra_forbidden":
+    if error_type == "extra_forbidden":
         parent = field_at(loc[:-1]) if len(loc) > 1 else None
         section: Any = parent.annotation if parent else Run
-        return f"unknown key; {near(loc[-1], section.model_fields)}"
-    if kind == "missing":
+        return unknown_key(loc, section.model_fields)
+    if error_type == "missing":
         return f"missing; allowed: {field.description if field else 'a value'}"
-    if kind == "literal_error" and field:
-        return f"{bad!r} is unknown; {near(bad, get_args(field.annotation))}"
-    return f"{bad!r}; allowed: {message.split(', ', 1)[-1].removeprefix('Input should be ')}"
+    if error_type == "literal_error" and field:
+        return f"{value!r} is unknown; {nearest_allowed(value, get_args(field.annotation))}"
+    return f"{value!r}; allowed: {message.split(', ', 1)[-1].removeprefix('Input should be ')}"
+
+
+def unknown_key(loc: Loc, names: Iterable[str], kind: str = "key") -> str:
+    """The sentence for a key that its section has not: its new name, or the names allowed."""
+    if loc in RENAMED:
+        return f"renamed; write {RENAMED[loc]}"
+    return f"unknown {kind}; {nearest_allowed(loc[-1], names)}"
 
 
 def field_at(loc: Loc) -> FieldInfo | None:
@@ -215,6 +235,6 @@ def field_at(loc: Loc) -> FieldInfo | None:
     return section.model_fields.get(loc[-1])
 
 
-def part(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    """A section as it was written, {} where it is none: that was told already."""
+def section_of(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """A section as it was written, {} where it is no mapping: type_problems reports that."""
     return settings[key] if isinstance(settings.get(key), dict) else {}

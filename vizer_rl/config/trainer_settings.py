@@ -100,7 +100,7 @@ DEFAULTS = {
 }
 
 
-def arguments(
+def trainer_arguments(
     train: dict[str, Any],
     *,
     directory: Path,

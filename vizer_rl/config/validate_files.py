@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import ASSETS, SCORERS
-from ..errors import near, not_found
+from ..data.sources import find_files
+from ..errors import ImageError, nearest_allowed, nearest_match, path_not_found
 from ..policy.families import FAMILIES
-from .schema import Loc, Problem, Scorer, part
+from .schema import Loc, Problem, Scorer, section_of
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 EMBEDDED_SCORERS = [name.replace("scorer-", "embedded:") for name in SCORERS]
@@ -21,19 +21,19 @@ EMBEDDED_SCORERS = [name.replace("scorer-", "embedded:") for name in SCORERS]
 def file_problems(
     settings: dict[str, Any], resume: bool | None, overwrite: bool | None
 ) -> Iterator[Problem]:
-    """What is wrong with the files that the settings name."""
-    captions = part(settings, "mapper").get("captions")
+    """Problems of the files that the settings name; None, None: no check of the run directory."""
+    captions = section_of(settings, "mapper").get("captions")
     if isinstance(captions, str) and not Path(captions).expanduser().is_file():
-        yield ("mapper", "captions"), f"{not_found(Path(captions))}"
-    images = part(settings, "data").get("images")
+        yield ("mapper", "captions"), path_not_found(Path(captions))
+    images = section_of(settings, "data").get("images")
     if isinstance(images, str):
         yield from ((("data", "images"), why) for why in _images(images))
     elif images is None and settings["profile"] == "full":
         yield ("data", "images"), "profile full needs images: IMAGES=/folder or data.images=/folder"
-    model = part(settings, "policy").get("model")
+    model = section_of(settings, "policy").get("model")
     if isinstance(model, str) and model != "embedded":
         yield from ((("policy", "model"), why) for why in _model(model, settings.get("family")))
-    for key, scorer in part(settings, "scorer").items():
+    for key, scorer in section_of(settings, "scorer").items():
         if isinstance(scorer, str) and key in Scorer.model_fields:
             yield from ((("scorer", key), why) for why in scorer_problems(scorer))
     if settings["profile"] == "scenes":
@@ -44,28 +44,27 @@ def file_problems(
 
 
 def _embedded(settings: dict[str, Any]) -> Iterator[Problem]:
-    """The embedded checkpoints that the settings name and nobody has built here."""
+    """Embedded checkpoints that the settings name and this checkout lacks."""
     named: dict[Loc, str] = {}
     family = settings.get("family")
-    if part(settings, "policy").get("model") == "embedded" and family in [*FAMILIES]:
+    if section_of(settings, "policy").get("model") == "embedded" and family in [*FAMILIES]:
         named["policy", "model"] = str(family)
-    for key, scorer in part(settings, "scorer").items():
+    for key, scorer in section_of(settings, "scorer").items():
         if scorer in EMBEDDED_SCORERS and key in Scorer.model_fields:
             named["scorer", key] = scorer.replace("embedded:", "scorer-")
     for loc, name in named.items():
-        if not any((ASSETS / name).glob("*.safetensors")):  # half built, it has its folder already
+        if not any(
+            (ASSETS / name).glob("*.safetensors")
+        ):  # the folder alone: a build that broke off
             how = "is not in this checkout: run `make scenes-assets`"
             yield loc, f"the embedded checkpoint {name} {how}"
 
 
 def _images(images: str) -> Iterator[str]:
-    from .. import errors  # imports `datasets`: slow
-    from ..data import sources
-
     try:
-        if not sources.find_files(images)[1]:
+        if not find_files(images)[1]:
             yield f"'{images}' holds no file with the suffix of an image"
-    except errors.ImageError as error:
+    except ImageError as error:
         yield str(error)
 
 
@@ -73,7 +72,7 @@ def _model(model: str, family: object) -> Iterator[str]:
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if model[:1] in "./~" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
-            yield f"folder {not_found(folder)}"
+            yield f"folder {path_not_found(folder)}"
         return
     if not any((folder / name).is_file() for name in PROCESSOR_FILES):
         yield f"'{model}' has no processor: neither of {' or '.join(PROCESSOR_FILES)} is there"
@@ -91,10 +90,10 @@ def _model(model: str, family: object) -> Iterator[str]:
 
 
 def scorer_problems(scorer: str) -> Iterator[str]:
-    """What is wrong with the name of an image-text encoder."""
+    """Problems of the name of an image-text encoder."""
     kind, _, rest = scorer.partition(":")
     if kind == "embedded" and scorer not in EMBEDDED_SCORERS:
-        yield f"{scorer!r} is unknown; {near(scorer, EMBEDDED_SCORERS)}"
+        yield f"{scorer!r} is unknown; {nearest_allowed(scorer, EMBEDDED_SCORERS)}"
     elif kind == "local-dir" and not (Path(rest).expanduser() / "open_clip_config.json").is_file():
         yield f"'{rest}' is no folder with an open_clip_config.json"
     elif kind not in ("embedded", "local-dir"):
@@ -103,16 +102,16 @@ def scorer_problems(scorer: str) -> Iterator[str]:
         tags = [f"{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained()]
         if scorer not in tags:
             forms = [*EMBEDDED_SCORERS, "local-dir:PATH", "ARCHITECTURE/TAG"]
-            close = difflib.get_close_matches(scorer, [*EMBEDDED_SCORERS, *tags], 1, 0.5)
-            close = [f"; nearest: {tag}" for tag in close]
-            yield f"{scorer!r} is unknown; {near('', forms)}{''.join(close)}"
+            nearest = nearest_match(scorer, [*EMBEDDED_SCORERS, *tags])
+            nearest = f"; nearest: {nearest}" if nearest else ""
+            yield f"{scorer!r} is unknown; {nearest_allowed('', forms)}{nearest}"
 
 
 def _directory(directory: Path, resume: bool | None, overwrite: bool | None) -> Iterator[str]:
     if resume and overwrite:
         yield "--resume and --overwrite exclude each other: give one"
     elif resume and not directory.is_dir():
-        yield f"nothing to resume: {not_found(directory)}"
+        yield f"nothing to resume: {path_not_found(directory)}"
     elif resume and not any(directory.glob("checkpoint-*")):
         yield f"nothing to resume: no checkpoint-* in {directory}"
     elif directory.exists() and not (resume or overwrite):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError, near
+from ..errors import UserError, nearest_allowed
 
 
 def read(path: Path, ids: Sequence[str]) -> dict[str, str]:
@@ -34,5 +34,6 @@ def read(path: Path, ids: Sequence[str]) -> dict[str, str]:
         if last in known:
             found[last] = caption.strip()
     if not found:
-        raise UserError(f"{path} has a caption for no training image; {last!r}: {near(last, ids)}")
+        allowed = nearest_allowed(last, ids)
+        raise UserError(f"{path} has a caption for no training image; {last!r}: {allowed}")
     return found

@@ -9,14 +9,13 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from PIL import Image
 
-from ..errors import ImageError
+from ..errors import ImageError, path_not_found
 from .decode import SUFFIXES, _problem, decode
 
 DECODE_AT_INDEX = 2_000  # sources of up to this many files are decoded in full when indexed
@@ -80,10 +79,7 @@ def find_files(source: str | Path) -> tuple[Path, list[Path]]:
     fixed = next((i for i, p in enumerate(path.parts) if set(p) & set("*?[")), len(path.parts))
     root = Path(*path.parts[:fixed])
     if not root.is_dir():
-        while not root.parent.is_dir():
-            root = root.parent
-        near = get_close_matches(root.name, os.listdir(root.parent), n=1) or ["(none alike)"]
-        raise ImageError(f"'{source}' not found; nearest name in '{root.parent}': {near[0]}.")
+        raise ImageError(f"{path_not_found(source)}.")
     # Like a shell, `**` beside other characters is `*`, and as a folder it enters no link.
     rest = [p if p == "**" else p.replace("**", "*") for p in path.parts[fixed:]]
     found = set(root.glob("/".join(rest + ["*"] * (rest[-1] == "**"))))

@@ -18,7 +18,7 @@ from ..config.run_dir import read_heldout, read_run
 from ..config.schema import Run
 from ..data.scenes import truth_of
 from ..data.sources import ImageFolder
-from ..errors import ImageError, UserError, not_found
+from ..errors import ImageError, UserError, path_not_found
 from ..policy import captioner, load
 from ..policy.shared_prefix import vision_cache
 from ..scoring import clip
@@ -55,9 +55,9 @@ def caption(run_directory: Path, images: list[Path]) -> None:
     """Print the captions of image files before and after training, side by side."""
     console = _console()
     run = _trained_run(run_directory)
-    missing = [f"image {not_found(path)}" for path in images if not path.expanduser().is_file()]
+    missing = [path_not_found(path) for path in images if not path.expanduser().is_file()]
     if missing:
-        raise UserError("\n".join(missing))
+        raise UserError("\n".join(f"image {sentence}" for sentence in missing))
     names = [str(path.expanduser()) for path in images]
     table = _table("image", "base", "trained")
     files = ImageFolder("", Path(), names, {})

@@ -20,7 +20,7 @@ from rewards.lib.images import image_hash
 from .. import algorithms, audit
 from ..algorithms import vizer
 from ..config.schema import Run
-from ..config.trainer_settings import arguments
+from ..config.trainer_settings import trainer_arguments
 from ..data.lazy import LazyImages
 from ..data.sources import ImageFolder
 from ..errors import UserError
@@ -60,7 +60,7 @@ def watch(
         int(run.train["max_completion_length"]),
         parts.heldout,
         parts.reference.processor,
-        run.monitor.every,
+        run.monitor.interval,
         run.monitor.keep,
         run.directory / "adapter",
         seen,
@@ -127,7 +127,7 @@ def adapter(run: Run) -> LoraConfig:
 def training_arguments(run: Run, mode: str, count: int) -> Any:
     """TRL's config for this run; UserError where its settings do not fit together or the images."""
     try:
-        args = arguments(
+        args = trainer_arguments(
             run.train,
             directory=run.directory,
             seed=run.seed,

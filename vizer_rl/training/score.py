@@ -12,7 +12,7 @@ import rewards
 from rewards import CaptionBatch
 
 from ..config.schema import Run
-from ..errors import UserError, not_found
+from ..errors import UserError, path_not_found
 
 
 def listed() -> None:
@@ -40,7 +40,7 @@ def score(run: Run, path: Path, caption: str) -> None:
     )
 
     if not path.is_file():
-        raise UserError(f"image {not_found(path)}")
+        raise UserError(f"image {path_not_found(path)}")
     if not caption.strip():
         raise UserError("the caption is empty: there is nothing to score")
     try:

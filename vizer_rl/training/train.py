@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from .. import algorithms, audit
-from ..config.run_dir import describe
+from ..config.run_dir import write_run_dir
 from ..config.schema import Run
 from ..data.dataset import rows
 from ..evaluation import evaluate
@@ -36,7 +36,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     if first:
         if overwrite and directory.exists():
             shutil.rmtree(directory)
-        describe(run, directory, images, heldout)
+        write_run_dir(run, directory, images, heldout)
         scoring.save(directory / "rewards")
         scoring.tell = console.print
         settings = run.model_dump(mode="json")

@@ -234,6 +234,6 @@ def of_run(
     if why_not:
         say(f"one row per caption, as TRL does it: {why_not}")
         return None
-    folder = Path(run.engine.features).expanduser() if run.engine.features else None
+    folder = Path(run.engine.vision_cache).expanduser() if run.engine.vision_cache else None
     cuda = run.engine.cuda == "auto" and model.device.type == "cuda"
     return VisionCache(model, processor, entry, folder=folder, cuda=cuda)
