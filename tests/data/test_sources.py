@@ -1,34 +1,48 @@
-"""Image sources to rows: what is found, skipped, decoded, and that nothing but pixels gets in."""
+"""Image sources: what is found in a folder, glob pattern or file, and what is skipped and why."""
 
-import copy
 import json
 import os
-import pickle
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from vizer_rl.data import dataset as dataset_module
-from vizer_rl.data import decode, sources
 from vizer_rl.data.dataset import rows
 from vizer_rl.data.sources import ImageFolder
 from vizer_rl.errors import ImageError
 
 from ..conftest import FIXTURES
-from ..pictures import noise, save, truncate
+from ..pictures import noise, png_with_size, save, truncate
 
 PHOTOS = FIXTURES / "photos"
 
 
-@pytest.fixture
-def three(tmp_path):
-    for name, color in [("a.png", (1, 0, 0)), ("b.png", (2, 0, 0)), ("c.png", (3, 0, 0))]:
-        save(tmp_path / name, color)
-    return tmp_path
-
-
-# Decoding: one hand-known pixel per case.
+def test_unusable_files_are_skipped_each_with_its_reason(tmp_path, recwarn):
+    save(tmp_path / "good.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("hello, this is not an image\n" * 20)
+    truncate(noise(tmp_path / "truncated.jpg"))
+    truncate(noise(tmp_path / "truncated.png"))
+    save(tmp_path / "thin.png", size=(1, 50))
+    png_with_size(tmp_path / "bomb.png", 60_000, 60_000)
+    png_with_size(tmp_path / "warned.png", 10_000, 10_000)  # Pillow warns here, and raises above
+    (tmp_path / "broken.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")  # to open it would wait for ever
+    (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n")
+    (tmp_path / "notes.txt").write_text("not an image at all")
+    images = ImageFolder.index(tmp_path)
+    assert len(recwarn) == 0
+    assert images.ids == ["good.png"]
+    reasons = {Path(path).name: reason for path, reason in images.skipped.items()}
+    assert reasons.pop("pipe.png") == "empty file (0 bytes)"
+    assert reasons.pop("empty.png") == "empty file (0 bytes)"
+    assert reasons.pop("text.jpg") == "not an image that Pillow can read"
+    assert "truncated" in reasons.pop("truncated.jpg")
+    assert reasons.pop("truncated.png").startswith("cannot be read")
+    assert reasons.pop("thin.png") == "less than 2 pixels a side (1 x 50)"
+    assert "exceeds limit" in reasons.pop("bomb.png")
+    assert "exceeds limit" in reasons.pop("warned.png")
+    assert reasons.pop("broken.png") == "cannot be read: No such file or directory"
+    assert reasons == {}
 
 
 def test_skipped_files_are_written_as_json_lines(tmp_path):
@@ -71,9 +85,6 @@ def test_a_missing_folder_names_the_nearest_one(tmp_path):
             ImageFolder.index(tmp_path / missing)
     with pytest.raises(ImageError, match=r"qqqqqqqq' not found\.$"):
         ImageFolder.index(tmp_path / "qqqqqqqq")
-
-
-# What is found.
 
 
 def test_folders_are_searched_in_depth_sorted_and_without_hidden_ones(tmp_path):
@@ -132,115 +143,16 @@ def test_limit_is_a_seeded_and_stable_subset(tmp_path):
         ImageFolder.index(tmp_path, limit=0)
 
 
-def test_load_names_the_file_and_the_reason(three):
-    images = ImageFolder.index(three)
-    (three / "b.png").write_bytes(b"")
+def test_load_names_the_file_and_the_reason(tmp_path):
+    save(tmp_path / "b.png")
+    images = ImageFolder.index(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"Cannot use image '.*b\.png': empty file"):
         images.load("b.png")
     with pytest.raises(
         ImageError, match=r"Cannot use image '.*q\.png': cannot be read: No such file"
     ):
         images.load("q.png")
-
-
-# Rows.
-
-
-def test_a_large_source_is_indexed_by_header_and_decoded_when_read(three, monkeypatch):
-    decoded = []
-    to_rgb = decode.to_rgb
-    monkeypatch.setattr(
-        decode, "to_rgb", lambda image: decoded.append(image.filename) or to_rgb(image)
-    )
-    monkeypatch.setattr(sources, "DECODE_AT_INDEX", 2)
-    dataset = rows(ImageFolder.index(three), "Describe")
-    assert decoded == []
-    assert dataset[1]["image"].getpixel((0, 0)) == (2, 0, 0)
-    assert [Path(name).name for name in decoded] == ["b.png"]
-    dataset[[1, 1, 1]]
-    assert len(decoded) == 1  # TRL asks for the same image G times
-
-
-def test_rows_can_be_read_in_every_way_trl_reads_them(three):
-    dataset = rows(ImageFolder.index(three), "Describe")
-    assert len(dataset) == 3
-    first = next(iter(dataset))
-    assert (first["image_id"], first["prompt"], first["image"].size) == (
-        "a.png",
-        "Describe",
-        (4, 4),
-    )
-    assert dataset[2]["image_id"] == "c.png"
-    batch = dataset[[0, 0, 1]]
-    assert batch["image_id"] == ["a.png", "a.png", "b.png"]
-    assert [image.getpixel((0, 0))[0] for image in batch["image"]] == [1, 1, 2]
-    assert dataset[[]] == {"image_id": [], "image": [], "prompt": []}
-    assert dataset.shuffle(seed=0).select([0])[0]["image"].mode == "RGB"
-
-
-def test_every_prompt_is_a_copy_of_its_own(three):
-    prompt = [{"role": "user", "content": "Describe"}]
-    dataset = rows(ImageFolder.index(three), prompt)
-    batch = dataset[[0, 0]]
-    batch["prompt"][0][0]["content"] = "changed"
-    assert batch["prompt"][1] == dataset[0]["prompt"] == prompt
-    assert prompt == [{"role": "user", "content": "Describe"}]
-
-
-def test_an_image_that_breaks_after_indexing_is_replaced_by_the_next(three):
-    images = ImageFolder.index(three)
-    dataset = rows(images, "Describe")
-    (three / "b.png").write_bytes(b"broken")
-    (three / "c.png").write_bytes(b"")
-    for _ in range(2):
-        row = copy.deepcopy(dataset)[1]  # as many methods of a Dataset do
-        assert row["image_id"] == "a.png"  # c is broken too: wraps
-        assert row["image"].getpixel((0, 0)) == (1, 0, 0)
-    assert sorted(Path(path).name for path in images.skipped) == ["b.png", "c.png"]
-    assert len(dataset) == 3
-
-
-def test_rows_say_so_when_no_image_is_left(three):
-    dataset = rows(ImageFolder.index(three), "Describe")
-    for path in three.iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(ImageError, match="Not one image of"):
-        dataset[0]
-
-
-def test_rows_reach_data_loader_workers(three):
-    dataset = rows(ImageFolder.index(three), "Describe")
-    before = dataset[0]  # a filled cache is no hindrance
-    arrived = pickle.loads(pickle.dumps(dataset))
-    assert arrived[0]["image"].tobytes() == before["image"].tobytes()
-    assert arrived[0]["image"] is not before["image"]
-
-
-def test_few_decoded_images_are_kept(tmp_path, monkeypatch):
-    for i in range(3):
-        save(tmp_path / f"{i}.png")
-    monkeypatch.setattr(dataset_module, "CACHED_IMAGES", 2)
-    dataset = rows(ImageFolder.index(tmp_path), "Describe")
-    first = dataset[0]["image"]
-    assert dataset[0]["image"] is first
-    dataset[[1, 2]]
-    assert dataset[0]["image"] is not first
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to count open files")
-def test_no_file_stays_open(tmp_path):
-    save(tmp_path / "x.png")
-    noise(tmp_path / "x.jpg")
-    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    for suffix in ("gif", "tiff", "webp"):
-        frames[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=frames[1:])
-    truncate(noise(tmp_path / "y.jpg"))
-    (tmp_path / "z.jpg").write_text("text")
-    images = ImageFolder.index(tmp_path)
-    decoded = [images.load(image_id) for image_id in images.ids]
-    links = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
-    assert len(decoded) == 5
-    assert not [link for link in links if str(tmp_path) in link]
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photos at {PHOTOS}")

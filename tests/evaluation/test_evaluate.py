@@ -1,4 +1,4 @@
-"""Before and after: the statistics against known values, the files and the print-out of a run."""
+"""Evaluation of a run: paired metrics worked out by hand, the files and the print-out."""
 
 import io
 import json
@@ -16,9 +16,8 @@ from vizer_rl.data import scenes as draw
 from vizer_rl.errors import UserError
 from vizer_rl.evaluation import evaluate, tables
 from vizer_rl.evaluation.before_after import Pair, summary
-from vizer_rl.evaluation.evaluate import caption, next_steps
+from vizer_rl.evaluation.evaluate import caption
 from vizer_rl.evaluation.metrics import scene_facts
-from vizer_rl.evaluation.statistics import estimates
 from vizer_rl.policy import captioner, load
 from vizer_rl.scoring import clip
 
@@ -29,29 +28,6 @@ ALWAYS, VAGUE = ["mean_length", "heldout_score"], "a red circle"
 def circle(**other):
     known = {"shape": "circle", "colour": "red", "size": "large", "fill": "solid"}
     return {"objects": [{**known, "x": 48, "y": 48, "r": 19, **other}], "relation": None}
-
-
-def test_equal_numbers_have_an_interval_of_no_width():
-    found = estimates({"x": np.full(50, 0.3)})["x"]
-    assert list(found.values()) == pytest.approx([0.3, 0.3, 0.3], abs=1e-12)
-
-
-def test_interval_of_a_coin_is_the_known_one():
-    found = estimates({"coin": np.array([0.0, 1.0] * 200)})["coin"]
-    assert found["value"] == 0.5
-    assert found["low"] == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.004)
-    assert found["high"] == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.004)
-
-
-def test_interval_holds_the_true_mean_about_95_times_in_100():
-    samples = np.random.default_rng(1).normal(3.0, 2.0, (100, 1000))
-    found = estimates({str(i): samples[:, i] for i in range(1000)}).values()
-    assert 0.92 < np.mean([e["low"] <= 3.0 <= e["high"] for e in found]) < 0.97
-
-
-def test_same_seed_gives_the_same_interval_and_another_seed_another():
-    x = {"x": np.random.default_rng(0).normal(size=40)}
-    assert estimates(x) == estimates(x) != estimates(x, seed=1)
 
 
 def test_change_is_paired_image_by_image():
@@ -133,7 +109,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "load_policy", lambda family, settings: (Toy(), "processor"))
     monkeypatch.setattr(captioner, "caption", say)
     monkeypatch.setattr(clip, "OpenClip", Scores)
-    monkeypatch.setattr(evaluate, "AT_ONCE", 3)
+    monkeypatch.setattr(evaluate, "IMAGE_BATCH", 3)
     directory = tmp_path / "runs" / "mine"
     lora = LoraConfig(target_modules=["layer"], init_lora_weights=False)
     get_peft_model(Toy(), lora).save_pretrained(str(directory / "adapter"))
@@ -214,7 +190,7 @@ def test_every_metric_is_one_line_of_80_columns_however_wide_its_numbers(share, 
     known["mean_length"] = dict.fromkeys(("value", "low", "high"), words)
     result = dict.fromkeys(tables.SIDES, known)
     console = Console(width=80, file=io.StringIO(), markup=False, highlight=False)
-    tables._show(console, {"n_images": 8, **result}, [])
+    tables.print_evaluation(console, {"n_images": 8, **result}, [])
     lines = console.file.getvalue().splitlines()
     rows = [line for line in lines if line.count("]") == 3]
     assert [row[:14].strip() for row in rows] == list(tables.LABELS.values())
@@ -282,21 +258,3 @@ def test_run_without_adapter_or_without_directory_is_an_error(run):
         caption(run.directory, [run.images / run.ids[0]])
     with pytest.raises(UserError, match=r"'.*mime' not found; nearest: .*mine"):
         caption(run.directory.with_name("mime"), [run.images / run.ids[0]])
-
-
-def test_next_steps_name_the_run_and_open_wandb(run, capsys):
-    def said(**tracked):
-        (run.directory / "wandb.json").write_text(json.dumps(tracked))
-        next_steps(run.directory)
-        return capsys.readouterr().out
-
-    online = said(mode="online", url="https://wandb.ai/me/x", dir="d")
-    assert "https://wandb.ai/me/x" in online
-    assert "wandb sync" not in online
-    offline = said(mode="offline", url=None, dir="runs/my run")
-    assert "wandb sync 'runs/my run'" in offline
-    assert ".venv/bin/vizer-rl caption --run mine photo.jpg" in offline
-    assert "make train-smolvlm PROFILE=full IMAGES=~/photos NAME=photos" in offline
-    (run.directory / "wandb.json").unlink()
-    next_steps(run.directory)
-    assert "W&B" not in capsys.readouterr().out

@@ -50,8 +50,7 @@ TALL = Scene(
     0,
 )
 SCENES = {"ONE": ONE, "PAIR": PAIR, "TWINS": TWINS, "NEST": NEST, "TALL": TALL}
-# right claimed found | caption; a claim that is not right is a hallucination
-TABLE = (Path(__file__).parent / "facts.txt").read_text()  # scene right claimed found | caption
+TABLE = (Path(__file__).parent / "facts.txt").read_text()  # scene right claimed recalled | caption
 ROWS = [line.split("|") for line in TABLE.strip().splitlines()]
 FAMILIES = (SHAPES, tuple(COLOURS), SIZES, FILLS, ("left of", "above", "inside"))
 
@@ -63,13 +62,13 @@ def test_table(expected: str, caption: str) -> None:
     name, *numbers = expected.split()
     right, claimed, found = map(int, numbers)
     got = score(caption, SCENES[name])
-    assert (got.right, got.claimed, got.found) == (right, claimed, found)
+    assert (got.right, got.claimed, got.recalled) == (right, claimed, found)
     assert got.hallucinated == (right < claimed)
 
 
 def test_numbers_of_a_score() -> None:
     got = score("a red square left of a star", PAIR)  # "red" is wrong, and so is the side
-    assert (got.right, got.claimed, got.found, got.truth, got.words) == (2, 4, 2, 9, 7)
+    assert (got.right, got.claimed, got.recalled, got.truth, got.words) == (2, 4, 2, 9, 7)
     assert (got.precision, got.recall) == (0.5, 2 / 9)
     assert math.isclose(got.f1, 2 * 0.5 * (2 / 9) / (0.5 + 2 / 9))
     nothing = score("", PAIR)
@@ -131,7 +130,7 @@ def test_word_salad_is_finite() -> None:
     for seed in range(1000):
         got = score(" ".join(rng.choice(pool, size=int(rng.integers(1, 60)))), sample(seed))
         assert 0 <= got.right <= got.claimed
-        assert 0 <= got.found <= got.truth
+        assert 0 <= got.recalled <= got.truth
         assert all(0 <= value <= 1 for value in (got.precision, got.recall, got.f1))
 
 

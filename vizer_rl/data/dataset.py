@@ -14,7 +14,7 @@ from ..errors import ImageError
 from .decode import decode
 from .sources import ImageFolder
 
-CACHED_IMAGES = 32  # TRL asks G times in a row; 32 photos of 12 megapixels take 1.5 GiB
+CACHED_IMAGES = 32  # TRL reads a row G times running; 32 photos of 12 megapixels take 1.5 GiB
 
 
 def rows(images: ImageFolder, prompt: Any) -> Dataset:
@@ -34,8 +34,8 @@ class _Rows:
         self.cached_usable = lru_cache(CACHED_IMAGES)(self._first_usable)
 
     def __call__(self, batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        found = [self.cached_usable(image_id) for image_id in batch["image_id"]]
-        ids, images = [image_id for image_id, _ in found], [image for _, image in found]
+        usable = [self.cached_usable(image_id) for image_id in batch["image_id"]]
+        ids, images = [image_id for image_id, _ in usable], [image for _, image in usable]
         return {"image_id": ids, "image": images, "prompt": [deepcopy(self.prompt) for _ in ids]}
 
     def _first_usable(self, image_id: str) -> tuple[str, Image.Image]:

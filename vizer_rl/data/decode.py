@@ -19,7 +19,7 @@ FORMATS = tuple(name for name in Image.ID if name not in NOT_RASTER)
 
 def decode(path: Path) -> Image.Image:
     """Decode the first frame of a file to RGB, 8 bits a channel, or raise ImageError(reason)."""
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return to_rgb(image)
 
 
@@ -29,8 +29,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image.info.pop("exif", None)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
-        wide = np.asarray(image, dtype=np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        values = np.asarray(image, dtype=np.uint32)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_to_8_bit(np.asarray(image, dtype=np.float64)))
     elif image.has_transparency_data:
@@ -51,7 +51,7 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path) -> Iterator[Image.Image]:
     """An open image; whatever goes wrong within becomes ImageError("reason (details)")."""
     try:
         str(path).encode()  # a name that is not UTF-8 cannot become an Arrow string
@@ -72,11 +72,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"cannot be read: {detail}") from error
 
 
-def _problem(path: Path, whole: bool) -> str | None:
-    """Why a file cannot be used, judged by its header or by decoding the whole of it."""
+def decode_error(path: Path, full_decode: bool) -> str | None:
+    """Why a file cannot be used, by its header or a full decode; None where it can."""
     try:
-        with _opened(path) as image:
-            if whole:
+        with _open_image(path) as image:
+            if full_decode:
                 to_rgb(image)
     except ImageError as error:
         return str(error)

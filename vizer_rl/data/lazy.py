@@ -1,4 +1,4 @@
-"""Images of a folder by number, decoded when indexed."""
+"""Lazy image sequence: a folder's images in the order of given ids, so few are in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sources import ImageFolder
 
 
 class LazyImages(Sequence[Image]):
-    """Images of a folder by number, decoded when indexed and not before."""
+    """The images `ids` of a folder, decoded at each indexing; a list of indices is a subset."""
 
     def __init__(self, folder: ImageFolder, ids: Sequence[str]) -> None:
         self.folder, self.ids = folder, list(ids)
@@ -21,5 +21,5 @@ class LazyImages(Sequence[Image]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, list):
-            return LazyImages(self.folder, [self.ids[row] for row in index])
+            return LazyImages(self.folder, [self.ids[i] for i in index])
         return self.folder.load(self.ids[index])

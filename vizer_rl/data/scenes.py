@@ -1,7 +1,7 @@
-"""Draws seeded scenes of one to three shapes with Pillow, and knows the truth of each.
+"""Synthetic scenes of one to three shapes, drawn from a seed, with the ground truth of each.
 
 A scene is pixels plus truth (objects, one principal relation, a full caption). Training sees only
-the pixels; `write` keeps the truth in a folder of its own, which only the evaluator opens.
+the pixels; `write` keeps the truth beside them, for the evaluation, the audit and the experiments.
 """
 
 from __future__ import annotations
@@ -169,15 +169,9 @@ def _mask(shape: str, r: int, angle: int, fill: str) -> tuple[np.ndarray, np.nda
     c, R = side * k / 2, r * k
 
     def polygon(points: list[tuple[float, float]]) -> None:
-        t = math.radians(angle)
-        turn = [
-            (
-                c + R * (x * math.cos(t) - y * math.sin(t)),
-                c + R * (x * math.sin(t) + y * math.cos(t)),
-            )
-            for x, y in points
-        ]
-        draw.polygon(turn, fill=255)
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        turned = [(c + R * (x * cos - y * sin), c + R * (x * sin + y * cos)) for x, y in points]
+        draw.polygon(turned, fill=255)
 
     if shape == "circle":
         draw.ellipse((c - 0.92 * R, c - 0.92 * R, c + 0.92 * R, c + 0.92 * R), fill=255)
@@ -190,15 +184,8 @@ def _mask(shape: str, r: int, angle: int, fill: str) -> tuple[np.ndarray, np.nda
         polygon([(p * math.sin(t), -p * math.cos(t)) for p, t in tips])
     elif shape == "heart":
         curve = [2 * math.pi * i / 60 for i in range(60)]
-        polygon(
-            [
-                (
-                    math.sin(t) ** 3,
-                    -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t)) / 16 - 0.1,
-                )
-                for t in curve
-            ]
-        )
+        waves = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) for t in curve]
+        polygon([(math.sin(t) ** 3, -w / 16 - 0.1) for t, w in zip(curve, waves, strict=True)])
     else:
         a = 0.3
         polygon(
@@ -208,15 +195,15 @@ def _mask(shape: str, r: int, angle: int, fill: str) -> tuple[np.ndarray, np.nda
     bands = Image.new("L", image.size)
     if fill == "striped":
         pen, period = ImageDraw.Draw(bands), 5 * k
-        for at in range(-image.width, 2 * image.width, period):
-            pen.line((at, 0, at + image.width, image.width), fill=255, width=int(period * 0.36))
+        for x in range(-image.width, 2 * image.width, period):
+            pen.line((x, 0, x + image.width, image.width), fill=255, width=int(period * 0.36))
         bands = ImageChops.multiply(bands, image)
     small = [i.resize((side, side), Image.Resampling.BOX) for i in (image, bands)]
     return np.asarray(small[0], np.float32) / 255, np.asarray(small[1], np.float32) / 255
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as a SIDE x SIDE RGB picture; the same scene always gives the same pixels."""
+    """The scene as a SIDE x SIDE RGB image; the same scene always gives the same pixels."""
     rng = np.random.default_rng([scene.background, scene.seed])
     base = np.array(BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))], np.float32)
     ramp = np.linspace(-1, 1, SIDE, dtype=np.float32)
@@ -236,14 +223,14 @@ def render(scene: Scene) -> Image.Image:
 
 
 def truth_of(images: Path) -> Path:
-    """Where the truth of an images folder lies: beside it. Only the evaluator asks."""
+    """The file of the truth of an images folder: beside it, where training never reads."""
     return images.parent / "truth" / "scenes.json"
 
 
 def write(folder: Path, first: int, count: int) -> Path:
     """Draw scenes first … first+count-1 into `folder`/images, their truth into `folder`/truth.
 
-    Returns the images folder. Does nothing where the images stand already.
+    Returns the images folder. Nothing is drawn where it holds `count` images already.
     """
     images = folder / "images"
     truth = truth_of(images)
@@ -252,8 +239,8 @@ def write(folder: Path, first: int, count: int) -> Path:
     images.mkdir(parents=True, exist_ok=True)
     truth.parent.mkdir(exist_ok=True)
     scenes = {f"{seed:07d}.png": sample(seed) for seed in range(first, first + count)}
-    known = {name: {**asdict(s), "caption": s.caption} for name, s in scenes.items()}
-    truth.write_text(json.dumps(known, indent=1))
+    truths = {name: {**asdict(s), "caption": s.caption} for name, s in scenes.items()}
+    truth.write_text(json.dumps(truths, indent=1))
     for name, scene in scenes.items():
         render(scene).save(images / name)
     return images

@@ -1,4 +1,4 @@
-"""Image sources -> rows {image_id, image, prompt}: only pixels go in, so no label can."""
+"""Image sources: a folder, glob pattern or file -> its usable image files, without any label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import ImageError, path_not_found
-from .decode import SUFFIXES, _problem, decode
+from .decode import SUFFIXES, decode, decode_error
 
 DECODE_AT_INDEX = 2_000  # sources of up to this many files are decoded in full when indexed
 
@@ -36,7 +36,7 @@ class ImageFolder:
         if limit is not None and limit < 1:
             raise ImageError(f"limit must be at least 1, got {limit}.")
         root, files = find_files(source)
-        check = partial(_problem, whole=len(files) <= DECODE_AT_INDEX)
+        check = partial(decode_error, full_decode=len(files) <= DECODE_AT_INDEX)
         with warnings.catch_warnings(), ThreadPool() as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             problems = list(pool.imap(check, files, chunksize=4))
@@ -44,9 +44,9 @@ class ImageFolder:
         good = sorted(p.relative_to(root).as_posix() for p in files if str(p) not in skipped)
         if not good:
             reasons = [re.sub(r"\d+", "N", why) for why in skipped.values()] or ["no image suffix"]
-            found = f"{len(files)} image files found, {len(skipped)} skipped"
-            most = Counter(reasons).most_common(1)[0][0]
-            raise ImageError(f"No usable image in '{source}': {found}, mostly because: {most}.")
+            counts = f"{len(files)} image files found, {len(skipped)} skipped"
+            reason = Counter(reasons).most_common(1)[0][0]
+            raise ImageError(f"No usable image in '{source}': {counts}, mostly because: {reason}.")
         ids = sorted(random.Random(seed).sample(good, min(limit or len(good), len(good))))
         return cls(str(source), root, ids, skipped)
 
@@ -82,18 +82,18 @@ def find_files(source: str | Path) -> tuple[Path, list[Path]]:
         raise ImageError(f"{path_not_found(source)}.")
     # Like a shell, `**` beside other characters is `*`, and as a folder it enters no link.
     rest = [p if p == "**" else p.replace("**", "*") for p in path.parts[fixed:]]
-    found = set(root.glob("/".join(rest + ["*"] * (rest[-1] == "**"))))
-    return root, sorted(f for f in found if not f.is_dir() and _is_image(f.relative_to(root)))
+    matches = set(root.glob("/".join(rest + ["*"] * (rest[-1] == "**"))))
+    return root, sorted(f for f in matches if not f.is_dir() and _is_image(f.relative_to(root)))
 
 
 def _walk(root: Path) -> list[Path]:
     """The image files below a folder, links followed and each real folder entered once, sorted."""
-    files, seen = list[Path](), set[str]()
+    files, visited = list[Path](), set[str]()
     # A folder that cannot be listed stands among the files: it is then skipped with a reason.
     walk = os.walk(root, onerror=lambda e: files.append(Path(e.filename)), followlinks=True)
     for folder, subfolders, names in walk:
-        new = os.path.realpath(folder) not in seen
-        seen.add(os.path.realpath(folder))
+        new = os.path.realpath(folder) not in visited
+        visited.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if new and not name.startswith("."))
         files += [Path(folder, name) for name in names if new and _is_image(Path(name))]
     return sorted(files)

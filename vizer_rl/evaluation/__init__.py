@@ -1,1 +1,1 @@
-"""Captions before and after training, measured."""
+"""Evaluation: captions before and after training, in metrics with intervals."""

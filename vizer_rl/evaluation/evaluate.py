@@ -1,10 +1,13 @@
-"""The honest before and after of a run, from the files in its directory and nothing else."""
+"""Evaluation of a run: its held-out images captioned with and without the adapter, and scored.
+
+Reads the run directory (settings, adapter, held-out list), the images and, of drawn scenes, their
+truth; loads the policy and the held-out scorer.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,22 +26,25 @@ from ..policy import captioner, load
 from ..policy.shared_prefix import vision_cache
 from ..scoring import clip
 from .before_after import Pair, summary
-from .tables import _show, _table
+from .tables import make_table, print_evaluation
 
-AT_ONCE = 32  # images decoded at a time
+IMAGE_BATCH = 32  # images decoded and captioned together
 
 
 def evaluate(run_directory: Path) -> None:
-    """Caption and score the held-out images of a run; write eval.json, captions.jsonl, print."""
+    """Caption and score a run's held-out images; write eval.json and captions.jsonl, print both.
+
+    UserError where the run has no adapter, no held-out image can be used or truth is missing.
+    """
     console = _console()
     run = _trained_run(run_directory)
     heldout = read_heldout(run_directory)
     images = ImageFolder(heldout["source"], Path(heldout["source"]), heldout["ids"], {})
-    known = _truth(heldout, console)
+    truth_by_id = _read_truth(heldout, console)
     # float32 on every device: the changes that matter are as small as half precision's rounding
     scorer = clip.OpenClip(run.scorer.heldout, load.device())
-    pairs = _pairs(run, run_directory / "adapter", images, console, scorer)
-    truths = [known[pair.image_id] for pair in pairs] if known else None
+    pairs = _caption_pairs(run, run_directory / "adapter", images, console, scorer)
+    truths = [truth_by_id[pair.image_id] for pair in pairs] if truth_by_id else None
 
     result = summary(pairs, truths)
     (run_directory / "eval.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -47,7 +53,7 @@ def evaluate(run_directory: Path) -> None:
         row["truth"] = truth["caption"]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (run_directory / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
-    _show(console, result, rows)
+    print_evaluation(console, result, rows)
     console.print(f"\nRun directory: {run_directory}", soft_wrap=True)
 
 
@@ -59,37 +65,11 @@ def caption(run_directory: Path, images: list[Path]) -> None:
     if missing:
         raise UserError("\n".join(f"image {sentence}" for sentence in missing))
     names = [str(path.expanduser()) for path in images]
-    table = _table("image", "base", "trained")
+    table = make_table("image", "base", "trained")
     files = ImageFolder("", Path(), names, {})
-    for pair in _pairs(run, run_directory / "adapter", files, console):
+    for pair in _caption_pairs(run, run_directory / "adapter", files, console):
         table.add_row(Path(pair.image_id).name, pair.base, pair.trained)
     console.print(table)
-
-
-def next_steps(run_directory: Path) -> None:
-    """Print how to open the W&B run, and a command for each thing to do next."""
-    console = _console()
-    run, name = read_run(run_directory), shlex.quote(run_directory.name)
-    make = f"make train-{run.family}"
-    lines = [
-        ("caption a photo", f".venv/bin/vizer-rl caption --run {name} photo.jpg"),
-        (
-            "a reward of your own, in rewards/my_reward.py",
-            f'{make} NAME=mine ARGS="rewards.my_reward.weight=1.0"',
-        ),
-        (
-            "the real model on your photos, on a GPU",
-            f"{make} PROFILE=full IMAGES=~/photos NAME=photos",
-        ),
-    ]
-    if (run_directory / "wandb.json").is_file():
-        tracked = json.loads((run_directory / "wandb.json").read_text(encoding="utf-8"))
-        online = tracked["mode"] == "online"
-        sync = f".venv/bin/wandb sync {shlex.quote(str(tracked['dir']))}"
-        lines.insert(0, ("the curves on W&B", tracked["url"] if online else sync))
-    console.print("\nNext:")
-    for what, how in lines:
-        console.print(f"  {what}\n    {how}", soft_wrap=True)
 
 
 def _console() -> Console:
@@ -108,22 +88,22 @@ def _trained_run(run_directory: Path) -> Run:
     return run
 
 
-def _truth(heldout: Mapping[str, Any], console: Console) -> dict[str, Any] | None:
-    """The truth of each held-out scene, by image id; None where there is none to be had."""
+def _read_truth(heldout: Mapping[str, Any], console: Console) -> dict[str, Any] | None:
+    """The truth of each held-out scene, by image id; None for photos or where the file is gone."""
     if not heldout["drawn"]:
         return None
     path = truth_of(Path(heldout["source"]))
     if not path.is_file():
         console.print(f"Facts are not scored, because {path} is not there.", soft_wrap=True)
         return None
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    unknown = [image_id for image_id in heldout["ids"] if image_id not in known]
-    if unknown:
-        raise UserError(f"{path} lacks {len(unknown)} held-out scenes, the first: {unknown[0]}")
-    return known
+    truth_by_id: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    missing = [image_id for image_id in heldout["ids"] if image_id not in truth_by_id]
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} held-out scenes, the first: {missing[0]}")
+    return truth_by_id
 
 
-def _pairs(
+def _caption_pairs(
     run: Run,
     adapter: Path,
     images: ImageFolder,
@@ -133,20 +113,20 @@ def _pairs(
     """Both captions of every image that can be decoded; the others are named and left out."""
     model, processor = load.load_policy(run.family, run.policy)
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    seen = vision_cache.of_run(run, model, processor)
+    features = vision_cache.of_run(run, model, processor)
     length, pairs = int(run.train["max_completion_length"]), list[Pair]()
-    starts = range(0, len(images.ids), AT_ONCE)
+    starts = range(0, len(images.ids), IMAGE_BATCH)
     for start in track(starts, "captioning", console=console, transient=True):
-        some = dict(_decoded(images, images.ids[start : start + AT_ONCE], console))
-        if not some:
+        batch = dict(_decoded(images, images.ids[start : start + IMAGE_BATCH], console))
+        if not batch:
             continue
-        ids, pictures = list(some), list(some.values())
-        asked = (model, processor, pictures, run.data.prompt)
-        told: dict[str, Any] = {"max_new_tokens": length, "features": seen}
+        ids, pictures = list(batch), list(batch.values())
+        inputs = (model, processor, pictures, run.data.prompt)
+        kwargs: dict[str, Any] = {"max_new_tokens": length, "features": features}
         with model.disable_adapter():
-            base = [c.text for c in captioner.caption(*asked, **told)]
-        trained = [c.text for c in captioner.caption(*asked, **told)]
-        cosines = [_cosines(scorer, ids, pictures, said) for said in (base, trained)]
+            base = [c.text for c in captioner.caption(*inputs, **kwargs)]
+        trained = [c.text for c in captioner.caption(*inputs, **kwargs)]
+        cosines = [_cosines(scorer, ids, pictures, captions) for captions in (base, trained)]
         pairs += map(Pair, ids, base, trained, *cosines)
     if not pairs:
         raise UserError(f"not one of {len(images.ids)} images can be used")
@@ -156,6 +136,7 @@ def _pairs(
 def _decoded(
     images: ImageFolder, ids: Sequence[str], console: Console
 ) -> Iterator[tuple[str, Image]]:
+    """Id and image of each file that can be decoded; the others are named on the console."""
     for image_id in ids:
         try:
             yield image_id, images.load(image_id)
@@ -166,6 +147,7 @@ def _decoded(
 def _cosines(
     scorer: clip.OpenClip | None, ids: list[str], pictures: list[Image], captions: list[str]
 ) -> list[float]:
+    """Cosine of each image with its caption; NaN without a scorer."""
     if scorer is None:
         return [math.nan] * len(captions)
     products = scorer.image_features(ids, pictures) * scorer.text_features(captions)

@@ -1,4 +1,7 @@
-"""How sure a mean is: percentile bootstrap intervals over images."""
+"""Bootstrap intervals over images, then rank statistics of scores within groups.
+
+NaN is a missing score. Axes: N images, G captions of an image, K rewards, P pairs.
+"""
 
 from __future__ import annotations
 
@@ -43,34 +46,34 @@ EPSILON = 1e-4  # TRL's, added to a group's standard deviation
 
 
 def estimate(values_N: np.ndarray) -> Estimate | None:
-    """Mean and 95 % bootstrap interval of the numbers that are there; None where there are none."""
-    there = np.asarray(values_N, np.float64)
-    there = there[~np.isnan(there)]
-    return estimates({"": there})[""] if len(there) else None
+    """Mean and 95 % bootstrap interval of the numbers that are not NaN; None where all are."""
+    values = np.asarray(values_N, np.float64)
+    values = values[~np.isnan(values)]
+    return estimates({"": values})[""] if len(values) else None
+
+
+def per_image(values_P: np.ndarray, image_P: Sequence[int]) -> np.ndarray:
+    """(N,) the mean over the pairs of each image that has any: intervals are over images."""
+    images, values = np.asarray(image_P), np.asarray(values_P, np.float64)
+    kept = ~np.isnan(values)
+    return np.array([values[kept & (images == i)].mean() for i in np.unique(images[kept])])
 
 
 def number(value: float) -> float | None:
-    """The value, None for NaN: JSON has none."""
+    """The value, or None for NaN, which JSON does not have."""
     return None if np.isnan(value) else float(value)
 
 
 def mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is there, 0 where nothing is."""
-    there = ~np.isnan(values)
-    return np.nan_to_num(values).sum(-1) / np.maximum(there.sum(-1), 1)
+    """Mean over the last axis of what is not NaN; 0 where all is."""
+    valid = ~np.isnan(values)
+    return np.nan_to_num(values).sum(-1) / np.maximum(valid.sum(-1), 1)
 
 
 def wins(better_P: np.ndarray, worse_P: np.ndarray) -> np.ndarray:
     """(P,) 1 where the first scores higher, .5 for a tie, 0 else; NaN where one has no score."""
     won = (better_P > worse_P) + 0.5 * (better_P == worse_P)
     return np.where(np.isnan(better_P) | np.isnan(worse_P), np.nan, won)
-
-
-def per_image(values_P: np.ndarray, image_P: Sequence[int]) -> np.ndarray:
-    """Mean of the pairs of each image that has any, so that intervals are over images."""
-    images, values = np.asarray(image_P), np.asarray(values_P, np.float64)
-    kept = ~np.isnan(values)
-    return np.array([values[kept & (images == i)].mean() for i in np.unique(images[kept])])
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -81,7 +84,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation of what has a score in both; NaN where either does not vary."""
+    """Spearman correlation over what has a score in both; NaN where either does not vary."""
     kept = ~(np.isnan(x) | np.isnan(y))
     if kept.sum() < 2:
         return float("nan")
@@ -92,13 +95,13 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def within(x_NG: np.ndarray, y_NG: np.ndarray) -> np.ndarray:
-    """(N,) rank correlation inside each group.
+    """(N,) Spearman correlation within each group.
 
     0 where x is tied and y is not: it orders nothing. NaN where y is tied: nothing to order.
     """
-    out = np.array([spearman(x, y) for x, y in zip(x_NG, y_NG, strict=True)])
+    correlation = np.array([spearman(x, y) for x, y in zip(x_NG, y_NG, strict=True)])
     to_order = np.array([np.unique(y[~np.isnan(y)]).size > 1 for y in y_NG])
-    return np.where(to_order, np.nan_to_num(out), np.nan)
+    return np.where(to_order, np.nan_to_num(correlation), np.nan)
 
 
 def weighted_sum(scores_KNG: np.ndarray, weights: Sequence[float], normalised: bool) -> np.ndarray:
@@ -122,7 +125,7 @@ def best_of(ranking_NG: np.ndarray, value_NG: np.ndarray, n: int) -> np.ndarray:
     Exact over all draws without repetition; captions that tie share.
     """
     G = ranking_NG.shape[1]
-    out = []
+    expected = []
     for rank, value in zip(ranking_NG, value_NG, strict=True):
         total, below = 0.0, 0
         for level in np.unique(rank):
@@ -131,11 +134,11 @@ def best_of(ranking_NG: np.ndarray, value_NG: np.ndarray, n: int) -> np.ndarray:
             share = (comb(up_to, n) - comb(below, n)) / comb(G, n)
             total += share * float(value[tied].mean())
             below = up_to
-        out.append(total)
-    return np.array(out)
+        expected.append(total)
+    return np.array(expected)
 
 
 def shuffle_apart(count: int, step: int) -> list[int]:
-    """For each of `count` images the number of another one, `step` further on; never itself."""
+    """A derangement of `count` images: the index of another one for each, `step` further on."""
     step = 1 + step % max(1, count - 1)
     return [(i + step) % count for i in range(count)]

@@ -1,4 +1,4 @@
-"""Tables of an evaluation for the console: base, trained and change with intervals."""
+"""Console tables of an evaluation: each metric of base, trained and change with its interval."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ LABELS = {
 }
 
 
-def _show(console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
-    """The tables and the examples, for 80 columns."""
+def print_evaluation(
+    console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
+) -> None:
+    """Print the tables of eval.json and the first changed rows of captions.jsonl, in 80 columns."""
     console.print(
         f"\nBefore and after, on {result['n_images']} held-out images "
         f"(mean, 95 % bootstrap interval):"
     )
-    table = _table("", "base", "trained", "change")
+    table = make_table("", "base", "trained", "change")
     for name in result["base"]:
         cells = (_interval(result[side][name], name, side) for side in SIDES)
         table.add_row(LABELS[name], *cells)
@@ -39,7 +41,7 @@ def _show(console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[st
     if "by_kind" in result:
         words = result["truth_mean_length"]
         console.print(f"\nTrue captions have {words:.1f} words. Share of the facts told, by kind:")
-        table = _table("", *KINDS)
+        table = make_table("", *KINDS)
         for side, recall in result["by_kind"].items():
             cells = ("none" if r is None else _number(r, "") for r in recall.values())
             table.add_row(side, *cells)
@@ -59,14 +61,15 @@ def _show(console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[st
     console.print(grid)
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
+    """An empty table with these column heads, ruled below them only."""
     # Gaps of 2, for the widest row is 14 + 3 x 20 characters: "-.123 [-.145, -.101]".
     gap = (0, 1, 0, 0)
     return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=gap)
 
 
-def _interval(of: Estimate, metric: str, side: str) -> str:
-    value, low, high = (_number(of[key], metric, side) for key in ("value", "low", "high"))
+def _interval(estimate: Estimate, metric: str, side: str) -> str:
+    value, low, high = (_number(estimate[key], metric, side) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 

@@ -16,6 +16,7 @@ from ..evaluation import evaluate
 from ..policy import chat
 from . import tracking
 from .assemble import adapter, align, loaded, rewards_of, training_arguments, watch
+from .next_steps import print_next_steps
 from .splits import image_sets
 
 
@@ -72,7 +73,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
         images.write_skipped(directory / "skipped.jsonl")
         tracking.finish_wandb(mode)
         evaluate.evaluate(directory)
-        evaluate.next_steps(directory)
+        print_next_steps(directory, run.family)
 
 
 def audit_run(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""The truth metric over many captions of drawn scenes: facts right, told and made up."""
+"""Fact precision, recall and hallucination rate of captions of drawn scenes, per caption."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def columns(captions: Sequence[str], truths: Truths) -> dict[str, np.ndarray]:
 
 
 def recall_by_kind(captions: Sequence[str], truths: Truths) -> dict[str, float | None]:
-    """Share of all facts of each kind that the captions tell; None where no scene has one."""
-    told = [by_kind(caption, truth) for caption, truth in zip(captions, truths, strict=True)]
-    found = {kind: sum(t[kind][0] for t in told) for kind in KINDS}
-    known = {kind: sum(t[kind][1] for t in told) for kind in KINDS}
-    return {kind: found[kind] / known[kind] if known[kind] else None for kind in KINDS}
+    """Share of all facts of each kind that the captions state; None where no scene has one."""
+    counts = [by_kind(caption, truth) for caption, truth in zip(captions, truths, strict=True)]
+    recalled = {kind: sum(c[kind][0] for c in counts) for kind in KINDS}
+    total = {kind: sum(c[kind][1] for c in counts) for kind in KINDS}
+    return {kind: recalled[kind] / total[kind] if total[kind] else None for kind in KINDS}

@@ -1,10 +1,10 @@
-"""Reads a caption, left to right and without a grammar, as claims; the unreadable is no claim."""
+"""Claim parser: caption -> claims, left to right, no grammar; the unparsable is no claim."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .words import Token, tokens_of
+from .words import Token, tokenize
 
 Attribute = tuple[str, str]  # ("colour", "red")
 Group = tuple[int, ...]  # mention indices
@@ -27,7 +27,7 @@ class Mention:
 
 @dataclass
 class Claims:
-    """What a caption says."""
+    """What a caption claims."""
 
     mentions: list[Mention] = field(default_factory=list)
     relations: set[Relation] = field(default_factory=set)
@@ -36,24 +36,24 @@ class Claims:
     vague: set[str] = field(default_factory=set)  # shapes in a bare plural, so without exact count
 
 
-class Collator:
-    """One method per kind of token, left to right."""
+class ClaimParser:
+    """One method `on_<kind>` per kind of token, left to right."""
 
     def __init__(self) -> None:
         self.claims = Claims()
-        self.attributes: set[Attribute] = set()  # of the noun phrase being read, with the next two
+        self.attributes: set[Attribute] = set()  # of the current noun phrase, as the next two
         self.number, self.article = 0, ""
-        self.group: Group | None = None  # whom a loose attribute is about; (): nobody
-        self.head: Group = ()  # whom "it" and "is" are about
-        self.crowd: Group = ()  # whom "they" are: every head of the sentence
-        self.pool: list[int] = []  # of "two circles, one … and one …": whose turn is to come
+        self.group: Group | None = None  # what a loose attribute is about; (): nothing
+        self.head: Group = ()  # antecedent of "it" and "is"
+        self.heads: Group = ()  # antecedent of "they": all heads of the sentence
+        self.pool: list[int] = []  # of "two circles, one … and one …": those still to be described
         self.pending: tuple[Group, str] | None = None  # subject and relation
         self.negative = self.predicate = self.verb = self.new_sentence = False
         self.shape = ""
         self.before: Token = ("stop", "")
 
-    def read(self, caption: str) -> Claims:
-        tokens = tokens_of(caption)
+    def parse(self, caption: str) -> Claims:
+        tokens = tokenize(caption)
         for token, self.after in zip(tokens, [*tokens[1:], ("stop", "")], strict=True):
             getattr(self, f"on_{token[0]}")(token[1])
             self.before = token
@@ -63,7 +63,7 @@ class Collator:
         return self.claims
 
     def take(self) -> tuple[set[Attribute], int, str]:
-        """The noun phrase read so far, which is then over."""
+        """The noun phrase parsed so far, which is then over."""
         taken = self.attributes, self.number, self.article
         self.attributes, self.number, self.article = set(), 0, ""
         return taken
@@ -86,7 +86,7 @@ class Collator:
         mentions += [Mention(shape, set(attributes)) for _ in range(count)]
         return tuple(range(len(mentions) - count, len(mentions)))
 
-    def known(self, shape: str, attributes: set[Attribute], count: int) -> Group:
+    def earlier(self, shape: str, attributes: set[Attribute], count: int) -> Group:
         """The earlier mentions that "the <shape>" can be: the likest, then the latest."""
         subject, mentions = self.pending[0] if self.pending else (), self.claims.mentions
         fits = [i for i, m in enumerate(mentions) if i not in subject and m.fits(shape, attributes)]
@@ -106,7 +106,7 @@ class Collator:
             if not shape or {mentions[i].shape for i in self.group} <= {"", shape}:
                 group = self.group
         elif article in ("the", "both"):
-            group = self.known(shape, attributes, count)
+            group = self.earlier(shape, attributes, count)
         if number and not shape and not attributes:
             self.claims.totals.add(number)
         if plural and not number and not group:
@@ -122,11 +122,11 @@ class Collator:
         self.on_shape(shape, plural=True)
 
     def settle(self, group: Group) -> None:
-        """After a noun: the relation that waited for its object, and who is spoken of now."""
+        """After a noun: closes the pending relation and sets the antecedents."""
         if self.pending:
             self.claims.relations.add((*self.pending, group))
         else:
-            self.crowd = group if self.new_sentence else self.crowd + group
+            self.heads = group if self.new_sentence else self.heads + group
             self.head, self.new_sentence = group, False
         self.pool = list(group) if len(group) > 1 else self.pool
         self.group, self.pending, self.predicate, self.verb = group, None, False, False
@@ -166,7 +166,7 @@ class Collator:
             self.flush()
 
     def on_scenery(self, behind: str) -> None:
-        self.take()  # what is said of the image or its background is about nobody
+        self.take()  # what is said of the image or its background is about no object
         self.pending, self.negative = None, False
         if behind or not self.head:
             self.group = ()
@@ -183,15 +183,15 @@ class Collator:
 
     def on_copula(self, verb: str) -> None:
         self.flush()
-        nobody = self.group == () and self.before[0] in ("shape", "shapes", "scenery")
-        turn = self.before[0] == "one" or self.before == ("article", "other")
-        if not nobody and not turn:
+        no_group = self.group == () and self.before[0] in ("shape", "shapes", "scenery")
+        next_member = self.before[0] == "one" or self.before == ("article", "other")
+        if not no_group and not next_member:
             self.on_pronoun("they" if verb == "are" else "it")
         self.pending, self.negative, self.verb = None, False, True
 
     def on_pronoun(self, pronoun: str) -> None:
         self.flush()
-        several = self.crowd if len(self.crowd) > 1 else tuple(range(len(self.claims.mentions)))
+        several = self.heads if len(self.heads) > 1 else tuple(range(len(self.claims.mentions)))
         self.group = several if pronoun == "they" and len(self.head) < 2 else self.head
         self.pending = None
 
@@ -246,4 +246,4 @@ class Collator:
 
 def parse(caption: str) -> Claims:
     """The claims of a caption, whatever text it is."""
-    return Collator().read(caption)
+    return ClaimParser().parse(caption)

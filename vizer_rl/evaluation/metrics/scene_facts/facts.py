@@ -1,9 +1,9 @@
-"""Checks the claims of a caption against the truth of a scene: the truth metric.
+"""Fact score: the claims of a caption checked against the ground truth of a drawn scene.
 
 A scene's facts: shape, colour, size and fill of each object, the number of each shape that occurs
 more than once, and the principal relation. Words without a shape ("something red") and totals
-("three shapes") count for precision only; a denial ("no star") is right or wrong, never found; an
-object, shape or colour that no scene has ("a brown hexagon") is a wrong claim.
+("three shapes") count for precision only; a denial ("no star") is right or wrong, never recalled;
+an object, shape or colour that no scene has ("a brown hexagon") is a wrong claim.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ INVERSE = {"right of": "left of", "below": "above", "around": "inside"}
 
 @dataclass(frozen=True)
 class FactScore:
-    """Claims (right of claimed) and truth facts (found of truth) of one caption."""
+    """Claims (right of claimed) and truth facts (recalled of truth) of one caption."""
 
     right: int
     claimed: int
     truth: int
-    found: int
+    recalled: int
     hallucinated: bool  # some claim is wrong
     words: int
 
@@ -44,7 +44,7 @@ class FactScore:
 
     @property
     def recall(self) -> float:
-        return self.found / self.truth
+        return self.recalled / self.truth
 
     @property
     def f1(self) -> float:
@@ -53,17 +53,17 @@ class FactScore:
 
 
 def _truth(scene: Scene | Mapping[str, Any]) -> tuple[list[Thing], str | None]:
-    known = asdict(scene) if isinstance(scene, Scene) else scene
-    return list(known["objects"]), known["relation"]
+    stored = asdict(scene) if isinstance(scene, Scene) else scene
+    return list(stored["objects"]), stored["relation"]
 
 
 def facts(scene: Scene | Mapping[str, Any]) -> list[Fact]:
     """The facts of a scene, which a full caption states."""
     things, relation = _truth(scene)
-    known: list[Fact] = [(kind, i) for i in range(len(things)) for kind in KINDS[:4]]
+    result: list[Fact] = [(kind, i) for i in range(len(things)) for kind in KINDS[:4]]
     counts = Counter(thing["shape"] for thing in things)
-    known += [("count", shape) for shape, n in counts.items() if n > 1]
-    return known + [("relation",)] * bool(relation)
+    result += [("count", shape) for shape, n in counts.items() if n > 1]
+    return result + [("relation",)] * bool(relation)
 
 
 def holds(a: Thing, relation: str, b: Thing) -> bool:
@@ -76,38 +76,38 @@ def holds(a: Thing, relation: str, b: Thing) -> bool:
 
 
 def score(caption: str, scene: Scene | Mapping[str, Any]) -> FactScore:
-    """How many claims of the caption are right, and how much of the scene it tells."""
+    """How many claims of the caption are right, and how much of the scene it states."""
     claims = parse(caption)
-    right, claimed, found = _judge(claims, *_truth(scene))
+    right, claimed, recalled = _judge(claims, *_truth(scene))
     truth = len(facts(scene))
-    return FactScore(right, claimed, truth, len(found), right < claimed, len(caption.split()))
+    return FactScore(right, claimed, truth, len(recalled), right < claimed, len(caption.split()))
 
 
 def by_kind(caption: str, scene: Scene | Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """(found, truth) for each kind of fact."""
-    _, _, found = _judge(parse(caption), *_truth(scene))
-    told, known = Counter(f[0] for f in found), Counter(f[0] for f in facts(scene))
-    return {kind: (told[kind], known[kind]) for kind in KINDS}
+    """(recalled, truth) for each kind of fact."""
+    _, _, recalled = _judge(parse(caption), *_truth(scene))
+    counts, totals = Counter(f[0] for f in recalled), Counter(f[0] for f in facts(scene))
+    return {kind: (counts[kind], totals[kind]) for kind in KINDS}
 
 
 def _judge(claims: Claims, things: list[Thing], relation: str | None) -> tuple[int, int, set[Fact]]:
-    """Right claims, claims, and facts found, under the match that makes most claims right."""
+    """Right claims, claims, and facts recalled, under the match with most claims right."""
     relations = _relations(claims)
     matches = _matches(claims, things)
     judged = [_matched(claims, things, match, relations, relation) for match in matches]
-    right, found = max(judged, key=lambda pair: (pair[0], len(pair[1])))
+    right, recalled = max(judged, key=lambda pair: (pair[0], len(pair[1])))
     claimed = len(relations)
     for m in claims.mentions:
         claimed += bool(m.shape) * (1 + len(m.attributes)) + len(m.denied)
-    for good, said in _shapeless(claims, things):
-        right, claimed = right + good, claimed + said
+    for shapeless_right, shapeless_claimed in _shapeless(claims, things):
+        right, claimed = right + shapeless_right, claimed + shapeless_claimed
     counts = Counter(m.shape for m in claims.mentions if m.shape)
     truth = Counter(thing["shape"] for thing in things)
     for shape, n in counts.items():
         if n > 1 and shape not in claims.vague:
             right, claimed = right + (truth[shape] == n), claimed + 1
-            found |= {("count", shape)} if truth[shape] == n else set()
-    return right, claimed, found
+            recalled |= {("count", shape)} if truth[shape] == n else set()
+    return right, claimed, recalled
 
 
 def _relations(claims: Claims) -> set[Relation]:
@@ -124,7 +124,7 @@ def _agreed(mention: Mention, thing: Thing) -> list[str]:
 
 
 def _matches(claims: Claims, things: list[Thing]) -> Iterator[dict[int, int]]:
-    """Matches worth a try: each object with nobody or one of its few likeliest mentions."""
+    """Candidate matches: each object with no mention or one of its few likeliest."""
     related = {i for a, _, b in claims.relations for i in a + b}
     pools: list[list[int | None]] = []
     for thing in things:
@@ -144,26 +144,26 @@ def _matched(
     relations: set[Relation],
     principal: str | None,
 ) -> tuple[int, set[Fact]]:
-    """Right claims about shapes, attributes and relations under one match, and the facts found."""
-    found: set[Fact] = set()
+    """Right claims about shapes, attributes and relations under a match; the facts recalled."""
+    recalled: set[Fact] = set()
     right = 0
     for mention, i in match.items():
         m = claims.mentions[mention]
-        found |= {("object", i)} | {(kind, i) for kind in _agreed(m, things[i])}
+        recalled |= {("object", i)} | {(kind, i) for kind in _agreed(m, things[i])}
         right += sum(things[i][kind] != value for kind, value in m.denied)
-    right += len(found)
+    right += len(recalled)
     for subject, word, object_ in relations:
         pairs = [(match.get(a, -1), match.get(b, -1)) for a, b in product(subject, object_)]
         if all(min(p) >= 0 and holds(things[p[0]], word, things[p[1]]) for p in pairs):
             right += 1
-            found |= {("relation",)} if (0, 1) in pairs and word == principal else set()
-    return right, found
+            recalled |= {("relation",)} if (0, 1) in pairs and word == principal else set()
+    return right, recalled
 
 
 def _shapeless(claims: Claims, things: list[Thing]) -> Iterator[tuple[int, int]]:
     """(right, claimed) of the claims about unknown things, of denials and of totals."""
-    said = Counter(a for m in claims.mentions if not m.shape for a in m.attributes)
-    for (kind, value), n in said.items():
+    loose = Counter(a for m in claims.mentions if not m.shape for a in m.attributes)
+    for (kind, value), n in loose.items():
         yield min(n, sum(thing[kind] == value for thing in things)), n
     for m in claims.mentions:
         if not m.shape:

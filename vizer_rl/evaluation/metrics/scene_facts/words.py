@@ -1,12 +1,12 @@
-"""The words that a scene caption is read by, as one table, and the tokens made from them."""
+"""Lexicon and tokenizer of scene captions: the words that carry a claim, as one table."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-Token = tuple[str, Any]  # (what the reader does with it: a method of claims.Reader, its argument)
-MOST = 10  # a number above this is read as this
+Token = tuple[str, Any]  # (kind, so a method of claims.ClaimParser; its argument)
+MAX_NUMBER = 10  # a number above this is read as this
 # kind [value] = its words; a space inside a word is written "_"
 LEXICON_TEXT = """
 shape circle = circle disc disk ball dot
@@ -102,17 +102,17 @@ LONGEST = max(len(word.split()) for word in LEXICON)
 NOUNS = ("shape", "shapes")
 
 
-def tokens_of(caption: str) -> list[Token]:
-    """The caption as tokens, the longest entries first; "a star-shaped object" is one shape."""
+def tokenize(caption: str) -> list[Token]:
+    """The tokens of a caption, the longest entries first; "a star-shaped object" is one shape."""
     text = caption.lower().replace("’", "'").replace("n't", " not").replace("'s", "")
     words = re.findall(r"[^\W_]+|[.,;:!?&]", text)
     tokens: list[Token] = [("stop", "")]
-    at = 0
-    while at < len(words):
-        spans = (" ".join(words[at : at + n]) for n in range(LONGEST, 0, -1))
-        entry = next((span for span in spans if span in LEXICON), words[at])
-        at += len(entry.split())
-        digits = entry.isdecimal() and str(min(int(entry[:4]), MOST))
+    start = 0
+    while start < len(words):
+        spans = (" ".join(words[start : start + n]) for n in range(LONGEST, 0, -1))
+        entry = next((span for span in spans if span in LEXICON), words[start])
+        start += len(entry.split())
+        digits = entry.isdecimal() and str(min(int(entry[:4]), MAX_NUMBER))
         token = ("number", digits) if digits else LEXICON.get(entry, ("unknown", entry))
         before = tokens[-1]
         if before[0] in (*NOUNS, "round") and before[1]:
