@@ -94,7 +94,7 @@ class Side:
             }
             self.trainer = GRPOTrainer(
                 model=model,
-                reward_funcs=scoring.functions(),
+                reward_funcs=scoring.trl_functions(),
                 args=args,
                 train_dataset=dataset,
                 processing_class=processor,

@@ -24,6 +24,7 @@ from vizer_rl.evaluation.before_after import Pair, summary
 from vizer_rl.policy import captioner, load
 from vizer_rl.policy.hidden_states import caption_tokens, token_states
 from vizer_rl.policy.shared_prefix import vision_cache
+from vizer_rl.scoring.aggregation import weighted_sum
 from vizer_rl.scoring.clip import OpenClip
 from vizer_rl.training import assemble, splits
 
@@ -85,7 +86,7 @@ class Bench:
         moments = adv.Moments(flat.shape[1])
         moments.update(flat)
         weights = torch.tensor([r.weight for r in self.scoring.rewards])
-        return adv.weighted_sum(moments.standardise(flat), weights).view(rewards.shape[:2])
+        return weighted_sum(moments.standardise(flat), weights).view(rewards.shape[:2])
 
     def best(self, folder: ImageFolder, said: list[list], n: int) -> list:
         """The best of the first n captions of each image, by the rewards."""

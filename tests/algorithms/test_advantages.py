@@ -146,10 +146,3 @@ def test_running_moments_are_those_of_all_rows_and_leave_out_nan():
     again = adv.Moments(3)
     again.load_state_dict(moments.state_dict())
     assert torch.equal(again.standardise(rows[:2]), scaled[:2])
-
-
-def test_the_sum_counts_what_cannot_be_judged_as_nothing():
-    rewards = torch.tensor([[1.0, torch.nan], [1.0, 2.0], [torch.nan, torch.nan]])
-    got = adv.weighted_sum(rewards, torch.tensor([1.0, 0.5]))
-    assert torch.equal(got[:2], torch.tensor([1.0, 2.0]))
-    assert got[2].isnan()

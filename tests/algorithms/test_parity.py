@@ -47,7 +47,7 @@ def test_two_steps_are_bit_equal_to_stock_trl(workplace, tmp_path):
     args.log_completions = False
     stock = GRPOTrainer(
         model=model,
-        reward_funcs=scoring.functions(),
+        reward_funcs=scoring.trl_functions(),
         args=args,
         train_dataset=rows,
         processing_class=processor,

@@ -1,11 +1,9 @@
-"""Wins, rank correlations and the weighted sum against numbers worked out by hand."""
+"""Wins, rank correlations and best-of-n against numbers worked out by hand."""
 
 import numpy as np
 import pytest
-import torch
 
 from vizer_rl.evaluation import statistics
-from vizer_rl.scoring.aggregation import contributions
 
 NAN = float("nan")
 
@@ -63,20 +61,6 @@ def test_pairs_of_one_image_count_as_one():
 def test_estimates_skip_what_is_missing():
     assert statistics.estimate(np.array([NAN])) is None
     assert statistics.estimate(np.array([1.0, NAN, 1.0])) == {"value": 1, "low": 1, "high": 1}
-
-
-def test_the_weighted_sum_is_what_trl_adds_up():
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.rand(3, 2, 4, generator=generator)  # rewards, images, captions
-    scores[1] = 1.0  # one that ties
-    scores[2, 0, 1] = NAN
-    weights = [1.0, 0.3, 2.0]
-    told = statistics.weighted_sum(scores.numpy(), weights, normalised=True)
-    flat = scores.reshape(3, 8).T
-    wanted = contributions(flat, torch.tensor(weights), 4, "normalize_then_sum").sum(1)
-    np.testing.assert_allclose(told.ravel(), wanted, atol=1e-4)
-    raw = statistics.weighted_sum(scores.numpy(), weights, normalised=False)
-    assert raw[1, 0] == pytest.approx(float(scores[0, 1, 0] + 0.3 + 2 * scores[2, 1, 0]))
 
 
 def test_best_of_n_is_exact():

@@ -113,7 +113,7 @@ def trainer(family, mixed, how, checkpointing, folder, packed, algorithm=GRPO, b
             args = RLOOConfig(**told, output_dir=str(folder))
         made = (GRPOTrainer if algorithm is GRPO else RLOOTrainer)(
             model=model,
-            reward_funcs=scoring.functions(),
+            reward_funcs=scoring.trl_functions(),
             args=args,
             train_dataset=dataset,
             processing_class=processor,

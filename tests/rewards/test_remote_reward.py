@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from rewards import make
-from vizer_rl.scoring.reward_functions import Reward, RewardError, RewardFunctions
+from vizer_rl.scoring.contract import RewardError
+from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 
 from ..conftest import REPO
 from ..stubs import EOS

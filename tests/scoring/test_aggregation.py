@@ -1,11 +1,19 @@
-"""Shares of the advantage's variance by hand and against TRL's own aggregation; noise watch."""
+"""Weighted sums and shares by hand and against TRL's own aggregation; the noise watch."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from vizer_rl.scoring.aggregation import NOISE_STEPS, NoiseWatch, contributions, shares
+from vizer_rl.scoring.aggregation import (
+    NOISE_STEPS,
+    NoiseWatch,
+    contributions,
+    group_scores,
+    shares,
+    weighted_sum,
+)
 
 NAN = float("nan")
 
@@ -61,10 +69,40 @@ def test_the_contributions_add_up_to_trls_advantage(aggregation):
     assert float(shares(parts).sum()) == pytest.approx(1.0)
 
 
+def test_the_sum_counts_what_cannot_be_judged_as_nothing():
+    rewards = torch.tensor([[1.0, torch.nan], [1.0, 2.0], [torch.nan, torch.nan]])
+    got = weighted_sum(rewards, torch.tensor([1.0, 0.5]))
+    assert torch.equal(got[:2], torch.tensor([1.0, 2.0]))
+    assert got[2].isnan()
+    raw = group_scores(rewards.double(), torch.tensor([1.0, 0.5]), 3, normalised=False)
+    assert raw.dtype == torch.float64
+    assert raw.tolist() == [1.0, 2.0, 0.0]
+
+
+def test_group_scores_by_hand_in_double_precision():
+    """Two images of four captions under three rewards; one ties, one judged all but a caption."""
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.rand(8, 3, generator=generator).double()
+    rewards[:, 1], rewards[1, 2], rewards[4:7, 0] = 1.0, NAN, NAN  # and one judged a single one
+    weights = torch.tensor([1.0, 0.3, 2.0], dtype=torch.float64)
+    wanted = np.zeros(8)
+    for start in (0, 4):
+        for k, weight in enumerate(weights.tolist()):
+            column = rewards[start : start + 4, k].numpy()
+            judged = ~np.isnan(column)
+            if judged.sum() > 1:
+                z = (column - np.nanmean(column)) / (np.nanstd(column, ddof=1) + 1e-4)
+                wanted[start : start + 4] += weight * np.where(judged, z, 0.0)
+    scores = group_scores(rewards, weights, 4, normalised=True)
+    assert scores.dtype == torch.float64
+    np.testing.assert_allclose(scores, wanted, rtol=1e-12, atol=1e-12)
+    assert group_scores(rewards[:0], weights, 4, normalised=True).shape == (0,)
+
+
 def test_a_reward_whose_spread_is_noise_is_told_once():
     watch = NoiseWatch(["flat", "tiny", "good"], [0.0, 0.05, 0.05])
     rewards = torch.tensor([[1.0, 0.00, 0.0], [1.0, 0.05, 0.3], [NAN, 0.5, 0.1], [2.0, 0.5, 0.9]])
-    told = [watch.encode_images(rewards, 2) for _ in range(2 * NOISE_STEPS)]
+    told = [watch.update(rewards, 2) for _ in range(2 * NOISE_STEPS)]
     sentences = told.pop(NOISE_STEPS - 1)
     assert not any(told)
     assert len(sentences) == 2
@@ -77,5 +115,5 @@ def test_a_spread_in_every_fifth_group_is_no_noise():
     watch = NoiseWatch(["rare"], [0.0])
     rewards = torch.zeros(10, 1)
     rewards[0] = 1.0
-    assert not any(watch.encode_images(rewards, 2) for _ in range(NOISE_STEPS))
-    assert NoiseWatch([], []).encode_images(torch.zeros(4, 0), 2) == []
+    assert not any(watch.update(rewards, 2) for _ in range(NOISE_STEPS))
+    assert NoiseWatch([], []).update(torch.zeros(4, 0), 2) == []

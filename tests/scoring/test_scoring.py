@@ -4,11 +4,13 @@ import asyncio
 import math
 
 import pytest
+import torch
 
 from rewards import Bank
 from vizer_rl.data.sources import ImageFolder
 from vizer_rl.errors import ImageError, UserError
-from vizer_rl.scoring.reward_functions import Reward, RewardError, RewardFunctions
+from vizer_rl.scoring.contract import RewardError
+from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 
 from ..stubs import EOS
 
@@ -20,7 +22,7 @@ def scoring(score, **attributes):
 
 
 def ask(adapter, ids=((1, EOS), (1, EOS))):
-    (function,) = adapter.functions()
+    (function,) = adapter.trl_functions()
     return function(
         completions=[
             [{"role": "assistant", "content": " one"}],
@@ -97,6 +99,19 @@ def test_the_gate_puts_content_rewards_to_their_floor_and_leaves_guards_alone():
     scores = adapter.scores(told(adapter, "good", "bad"))
     assert scores == {"content": [0.5, -2.0], "guard": [-0.25, -0.25], "gate": [0.0, -1.0]}
     assert adapter.weighted(scores) == [0.375, -2.125]
+    guard = adapter.scores(told(adapter, "good", "bad"), adapter.rewards[1:2])
+    assert guard == {"guard": [-0.25, -0.25]}, "the others are not scored"
+    assert adapter.weighted(guard) == [-0.125, -0.125]
+
+
+def test_a_reward_that_is_only_noise_is_told_to_the_constructors_callable():
+    sentences = []
+    flat = Reward("flat", 1.0, lambda b: [0.5, 0.5])
+    adapter = RewardFunctions([flat], lambda n: None, None, [EOS], 2, warn=sentences.append)
+    for _ in range(30):
+        adapter.step_metrics(torch.full((2, 1), 0.5), "normalize_then_sum", "group")
+    (sentence,) = sentences
+    assert "reward 'flat' is only noise" in sentence
 
 
 def test_groups_are_neighbours_of_one_image_up_to_the_number_of_generations():
@@ -204,8 +219,6 @@ def test_what_was_measured_is_named_by_reward():
 
     adapter = RewardFunctions([Reward("noted", 1.0, Noted())], lambda n: None, None, [EOS], 2)
     adapter.scores(told(adapter, "a", "b"))
-    import torch
-
-    measured = adapter.measured(torch.tensor([[0.0], [1.0]]), "normalize_then_sum", "group")
+    measured = adapter.step_metrics(torch.tensor([[0.0], [1.0]]), "normalize_then_sum", "group")
     assert measured.pop("time/reward/noted") >= 0
     assert measured == {"reward/noted/share": 1.0, "reward/noted/cut": 0.25}

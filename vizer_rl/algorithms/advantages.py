@@ -148,9 +148,3 @@ class Moments:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-
-
-def weighted_sum(rewards: Tensor, weights: Tensor) -> Tensor:
-    """(N,) from rewards (N, K) and weights (K,): a NaN counts 0, NaN where nobody could judge."""
-    total = (rewards * weights).nansum(1)
-    return torch.where(rewards.isnan().all(1), torch.nan, total)

@@ -54,7 +54,7 @@ class GRPO(Packed):
         args.generation_kwargs = kwargs
         super().__init__(
             model=model,
-            reward_funcs=scoring.functions(),
+            reward_funcs=scoring.trl_functions(),
             args=args,
             train_dataset=dataset,
             processing_class=processor,
@@ -70,7 +70,7 @@ class GRPO(Packed):
         """TRL's (N, K) raw rewards of all devices; notes what each has to say in the advantage."""
         rewards_NK: torch.Tensor = super()._calculate_rewards(*rollout)
         how = self.multi_objective_aggregation, self.scale_rewards
-        for name, value in self.scoring.measured(rewards_NK, *how).items():
+        for name, value in self.scoring.step_metrics(rewards_NK, *how).items():
             self.note(name, value)
         return rewards_NK
 

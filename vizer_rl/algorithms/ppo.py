@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..config.trainer_settings import PPOSettings
 from ..errors import UserError
+from ..scoring.aggregation import weighted_sum
 from . import advantages as adv
 from .aligned import Aligned
 from .critic import Critic
@@ -80,7 +81,7 @@ class PPO(Aligned):
                 self.moments = adv.Moments(rewards.shape[1])
             self.moments.update(rewards)
             rewards = self.moments.standardise(rewards)
-        return adv.weighted_sum(rewards, self.reward_weights.to(rewards))
+        return weighted_sum(rewards, self.reward_weights.to(rewards))
 
     def _set_advantages(self, output: dict[str, Any]) -> None:
         """Put advantages, returns and the mask of what is to learn into a rollout, each (B, T)."""

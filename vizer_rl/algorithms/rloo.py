@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..scoring.aggregation import weighted_sum
 from . import advantages as adv
 from .aligned import Aligned
 
@@ -24,7 +25,7 @@ class RLOO(Aligned):
             moments = adv.Moments(rewards.shape[1])
             moments.update(rewards)
             rewards = moments.standardise(rewards)
-        scores = adv.weighted_sum(rewards, self.reward_weights.to(rewards))
+        scores = weighted_sum(rewards, self.reward_weights.to(rewards))
         advantages = adv.leave_one_out(scores.view(-1, self.num_generations)).view(-1)
         self.log_advantages(advantages)
         first = self.accelerator.process_index * len(inputs)

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from ..data.scenes import truth_of
-from ..scoring.reward_functions import RewardError
+from ..scoring.contract import RewardError
 from .attack_scores import AttackScores, scored_sample
 from .controls import against_truth, headroom, image_control, noise, order, policy_sight, with_sum
 from .judges import Judges, RunParts

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..evaluation.statistics import estimate, number, per_image, weighted_sum, wins
+from ..evaluation.statistics import estimate, number, per_image, wins
+from ..scoring.aggregation import group_scores
 from .attacks import ATTACKS
 from .judges import Judges
 from .sample import GROUP, CaptionSample, Row, attack_rows, others
@@ -35,6 +37,14 @@ def scored_sample(
     return scores.reshape(len(judges.names), len(said.ids), GROUP)
 
 
+def weighted_sums(judges: Judges, scores_KNG: np.ndarray) -> np.ndarray:
+    """(N, G) what training ranks the captions of each group by, in float64."""
+    rewards_NK = torch.from_numpy(scores_KNG).double().flatten(1).T.contiguous()
+    weights_K = torch.tensor(judges.weights, dtype=torch.float64)
+    total_N = group_scores(rewards_NK, weights_K, scores_KNG.shape[-1], judges.normalised)
+    return total_N.view(scores_KNG.shape[1:]).numpy()
+
+
 def against(
     judges: Judges,
     sample_KNG: np.ndarray,
@@ -48,7 +58,7 @@ def against(
     groups = sample_KNG[:, list(images)].copy()
     groups[:, np.arange(len(images)), originals] = better_KP
     groups = np.concatenate([groups, worse_KP[..., None]], -1)
-    total = weighted_sum(groups, judges.weights, judges.normalised)
+    total = weighted_sums(judges, groups)
     return total[np.arange(len(images)), originals], total[:, -1]
 
 

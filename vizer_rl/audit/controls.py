@@ -19,11 +19,10 @@ from ..evaluation.statistics import (
     number,
     per_image,
     spearman,
-    weighted_sum,
     wins,
     within,
 )
-from .attack_scores import SUM, Numbers, against, scored_sample
+from .attack_scores import SUM, Numbers, against, scored_sample, weighted_sums
 from .judges import Judges
 from .sample import GROUP, CaptionSample, others
 
@@ -72,7 +71,7 @@ def policy_sight(judges: Judges, said: CaptionSample) -> Numbers | None:
 
 def with_sum(judges: Judges, sample_KNG: np.ndarray) -> dict[str, np.ndarray]:
     """Every reward's scores (N, G) by name, the weighted sum first."""
-    total = weighted_sum(sample_KNG, judges.weights, judges.normalised)
+    total = weighted_sums(judges, sample_KNG)
     return {SUM: total} | dict(zip(judges.names, sample_KNG, strict=True))
 
 

@@ -42,9 +42,6 @@ def estimates(columns: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, Est
     }
 
 
-EPSILON = 1e-4  # TRL's, added to a group's standard deviation
-
-
 def estimate(values_N: np.ndarray) -> Estimate | None:
     """Mean and 95 % bootstrap interval of the numbers that are not NaN; None where all are."""
     values = np.asarray(values_N, np.float64)
@@ -102,21 +99,6 @@ def within(x_NG: np.ndarray, y_NG: np.ndarray) -> np.ndarray:
     correlation = np.array([spearman(x, y) for x, y in zip(x_NG, y_NG, strict=True)])
     to_order = np.array([np.unique(y[~np.isnan(y)]).size > 1 for y in y_NG])
     return np.where(to_order, np.nan_to_num(correlation), np.nan)
-
-
-def weighted_sum(scores_KNG: np.ndarray, weights: Sequence[float], normalised: bool) -> np.ndarray:
-    """(N, G) what training ranks the captions of a group by; a score that is missing counts 0.
-
-    normalised: each reward is centred and scaled in its group before it is weighted (TRL's
-    `normalize_then_sum`, GDPO), else the raw scores are summed.
-    """
-    scores = np.asarray(scores_KNG, np.float64)
-    if normalised:
-        centred = scores - mean(scores)[..., None]
-        count = (~np.isnan(scores)).sum(-1, keepdims=True)
-        square = np.nan_to_num(centred**2).sum(-1, keepdims=True)
-        scores = centred / (np.sqrt(square / np.maximum(count - 1, 1)) + EPSILON)
-    return np.einsum("k,kng->ng", np.asarray(weights, np.float64), np.nan_to_num(scores))
 
 
 def best_of(ranking_NG: np.ndarray, value_NG: np.ndarray, n: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def loaded(
 ) -> tuple[audit.RunParts, vision_cache.VisionCache | None]:
     """Policy, scorers and rewards of a run, the rewards prepared on its images; image features."""
     set_seed(run.seed)
-    reference, scoring = ready(run, made)
+    warn = console.print if args.process_index == 0 else lambda sentence: None
+    reference, scoring = ready(run, made, warn)
     seen = vision_cache.of_run(run, reference.model, reference.processor, args, console.print)
     heldout = scoring.encoders(run.scorer.heldout)
     base = bank(run, reference, seen, scoring, images)
@@ -94,8 +96,10 @@ def rewards_of(run: Run) -> list[Reward]:
     return made
 
 
-def ready(run: Run, made: list[Reward]) -> tuple[ReferencePolicy, RewardFunctions]:
-    """The frozen policy (it holds model and processor) and the scoring with these rewards."""
+def ready(
+    run: Run, made: list[Reward], warn: Callable[[str], object] = lambda sentence: None
+) -> tuple[ReferencePolicy, RewardFunctions]:
+    """The reference policy (it holds model and processor) and the reward functions of a run."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     model, processor = load.load_policy(run.family, run.policy)
@@ -109,7 +113,9 @@ def ready(run: Run, made: list[Reward]) -> tuple[ReferencePolicy, RewardFunction
     )
     encoders = Encoders(run.scorer.train, load.device(), _scorer_dtype(), CACHE)
     eos, size = load.eos_ids(model, processor), run.train["num_generations"]
-    return reference, RewardFunctions(made, encoders, reference, eos, size, run.data.prompt)
+    return reference, RewardFunctions(
+        made, encoders, reference, eos, size, run.data.prompt, warn=warn
+    )
 
 
 def adapter(run: Run) -> LoraConfig:

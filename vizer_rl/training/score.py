@@ -58,9 +58,9 @@ def score(run: Run, path: Path, caption: str) -> None:
     ids = [*tokenizer(caption, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     told = scoring.batch([f"file:{path.resolve()}"], [image], [caption], [ids])
     whole = [r for r in made if r.declared("groups", False)]
-    scoring.rewards = [r for r in made if r not in whole]
-    scores = scoring.scores(told)
-    shut = any((scores[r.name][0] or 0.0) < 0 for r in scoring.rewards if r.gates)
+    single = [r for r in made if r not in whole]
+    scores = scoring.scores(told, single)
+    shut = any((scores[r.name][0] or 0.0) < 0 for r in single if r.gates)
     table = Table("reward", "weight", "score", "weighted", "made of", box=None, pad_edge=False)
     for column in table.columns[1:4]:
         column.justify = "right"

@@ -39,7 +39,6 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
             shutil.rmtree(directory)
         write_run_dir(run, directory, images, heldout)
         scoring.save(directory / "rewards")
-        scoring.tell = console.print
         settings = run.model_dump(mode="json")
         console.print(tracking.start_wandb(mode, run.tracking.project, directory, settings), end="")
         if run.monitor.audit and not resume:
