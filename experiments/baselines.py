@@ -53,7 +53,7 @@ class Bench:
 
     def captions(self, folder: ImageFolder, count: int, prompt: str = "") -> list[list]:
         """`count` captions of each image: greedy if it is one, else sampled at temperature 1."""
-        pictures = lazy.LazyImages(folder, [i for i in folder.ids for _ in range(count)])
+        pictures = lazy.LazyImages(folder.load, [i for i in folder.ids for _ in range(count)])
         said = captioner.caption(
             self.model,
             self.processor,
@@ -73,7 +73,10 @@ class Bench:
             ids = [i for i, c in zip(folder.ids[start:], some, strict=False) for _ in c]
             flat = [c for candidates in some for c in candidates]
             batch = self.scoring.batch(
-                ids, lazy.LazyImages(folder, ids), [c.text for c in flat], [c.ids for c in flat]
+                ids,
+                lazy.LazyImages(folder.load, ids),
+                [c.text for c in flat],
+                [c.ids for c in flat],
             )
             scores = self.scoring.scores(batch)
             columns = [[math.nan if v is None else v for v in c] for c in scores.values()]
@@ -97,7 +100,7 @@ class Bench:
     def write(self, directory: Path, texts: Sequence[str]) -> None:
         """eval.json and captions.jsonl of captions of the held-out images, without a training."""
         base = [c[0].text for c in self.captions(self.heldout, 1)]
-        ids, pictures = self.heldout.ids, lazy.LazyImages(self.heldout, self.heldout.ids)
+        ids, pictures = self.heldout.ids, lazy.LazyImages(self.heldout.load, self.heldout.ids)
         clip = OpenClip(self.run.scorer.heldout, load.device())
         images = clip.image_features(ids, pictures)
         cosines = [(images * clip.text_features(said)).sum(-1).tolist() for said in (base, texts)]

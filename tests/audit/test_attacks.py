@@ -25,7 +25,7 @@ CAPTION = "a small red circle"
 
 def subject(caption=CAPTION, **more):
     known = {
-        "said": (caption,),
+        "captions": (caption,),
         "neighbour": "a large red square",
         "stranger": "two large blue stars",
         "context": 12,
@@ -58,8 +58,8 @@ def test_phrases_end_with_their_noun(caption, found):
 def test_nouns_and_attributes_are_learned_without_a_list():
     assert all(LEXIS.is_noun(w) for w in ("circle", "square", "star", "heart"))
     assert not any(LEXIS.is_noun(w) for w in ("red", "small", "large", "untitled", "a"))
-    assert list(LEXIS.swaps("a small red circle", noun=True)) == [3]
-    assert list(LEXIS.swaps("a small red circle", noun=False)) == [1, 2]
+    assert list(LEXIS.swap_indices("a small red circle", noun=True)) == [3]
+    assert list(LEXIS.swap_indices("a small red circle", noun=False)) == [1, 2]
 
 
 def test_a_word_is_replaced_by_one_in_the_same_company():
@@ -123,7 +123,7 @@ def test_form_without_content():
 
 def test_past_the_context_only_the_invented_sentence_differs():
     chosen = next(a for a in ATTACKS if a.name == "past the context")
-    ((better, worse),), _ = pairs_of(chosen, subject(said=(CAPTION, "a red circle")), LEXIS, "")
+    ((better, worse),), _ = pairs_of(chosen, subject(captions=(CAPTION, "a red circle")), LEXIS, "")
     assert worse == better + " two large blue stars."
     assert better.startswith("a small red circle. a red circle.")
     assert len(better.split()) >= 12

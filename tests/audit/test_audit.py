@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import vizer_rl.audit as audits
 from vizer_rl import cli
+from vizer_rl.audit import audit as audits
 from vizer_rl.audit.attacks import ATTACKS
-from vizer_rl.audit.pictures import aside
 from vizer_rl.audit.report_html import page
 from vizer_rl.data import scenes as draw
 from vizer_rl.data.perturb import augmented
@@ -128,7 +127,7 @@ def test_random_states_are_left_as_they_were():
     wanted = draw_all()
     for seeded in (random.seed, np.random.seed, torch.manual_seed):
         seeded(3)
-    with aside(7, torch.device("cpu")):
+    with audits.isolated_rng(7, torch.device("cpu")):
         draw_all()
     assert draw_all() == wanted
 

@@ -49,17 +49,17 @@ def prepared(family, folder, count, cache, *, real_width=False, splits=False):
         [], encoders, reference, load.eos_ids(model, processor), 4, reference.prompt
     )
     photos = ImageFolder.index(PHOTOS, count)
-    images = LazyImages(photos, photos.ids)
+    images = LazyImages(photos.load, photos.ids)
     said = [c for captions in reference.sample(images, 4, seed=0) for c in captions]
     each = [name for name in photos.ids for _ in range(4)]
-    sample = scoring.batch(each, LazyImages(photos, each), said, [[0]] * len(said))
+    sample = scoring.batch(each, LazyImages(photos.load, each), said, [[0]] * len(said))
     return scoring, Bank(photos.ids, images, sample, cache)
 
 
 def score_all(scoring, bank, captions, family):
     """Every reward on every photograph with these captions; prints what one costs."""
     ids = [i for i in bank.image_ids for _ in captions]
-    images = LazyImages(bank.images.folder, ids)
+    images = LazyImages(bank.images.load, ids)
     ends = [[next(iter(scoring.eos_ids))]] * len(ids)
     told = scoring.batch(ids, images, captions * len(bank.image_ids), ends)
     for name in rewards.names():

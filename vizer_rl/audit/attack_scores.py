@@ -1,14 +1,15 @@
-"""Turns attacks into numbers: how often the original wins, and who can be trusted.
+"""Win rates under attack: how often the original caption wins, and which scorers can be trusted.
 
-Every number is a mean over images with its 95 % bootstrap interval, {"value", "low", "high"}, or
-None where there was nothing to measure. "sum" is the weighted sum as training forms it: the row in
-question is put beside the sampled captions of its image, and each reward is normalised in that
+Every metric is a mean over images with its 95 % bootstrap interval, {"value", "low", "high"}, or
+None where there was nothing to measure. "sum" is the weighted sum as training forms it: the caption
+in question is put beside the sampled captions of its image, and each reward is normalised in that
 group where the run does so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,25 +17,74 @@ import torch
 
 from ..evaluation.statistics import estimate, number, per_image, wins
 from ..scoring.aggregation import group_scores
-from .attacks import ATTACKS
+from .attacks import ATTACKS, Attack, Subject, pairs_of
 from .judges import Judges
-from .sample import GROUP, CaptionSample, Row, attack_rows, others
+from .lexicon import Lexicon
+from .sample import GROUP_SIZE, CaptionSample, other_images
 
 SUM = "sum"
 REACH = 10.0  # nats: a KL budget of that much per caption is an alarm (REWARDS, combining)
+NEAR_DUPLICATE = 0.95  # image cosine above which a neighbour is the same picture
+NEIGHBOURS = 128  # images of the bank among which the nearest is looked for
 KINDS = {"noun": "noun swapped", "attribute": "attribute swapped"}
-Numbers = dict[str, Any]
+Metrics = dict[str, Any]
 
 
-def scored_sample(
-    judges: Judges, said: CaptionSample, view: tuple[str, Any] = ("", None)
-) -> np.ndarray:
-    """(K, N, G) every reward's scores of the sampled captions."""
-    rows = [i for i in said.ids for _ in range(GROUP)]
-    captions = [c for some in said.captions for c in some]
-    tokens = [t for some in said.tokens for t in some]
-    scores = judges.score(rows, captions, tokens, GROUP, view)
-    return scores.reshape(len(judges.names), len(said.ids), GROUP)
+@dataclass(frozen=True)
+class AttackPair:
+    """One pair of an attack: on image n, `better` became `worse`."""
+
+    attack: Attack
+    n: int
+    better: str
+    worse: str
+
+
+def attack_pairs(
+    judges: Judges, sample: CaptionSample
+) -> tuple[list[AttackPair], dict[str, dict[str, int]]]:
+    """Every pair that the policy could say; by attack, how many were left out, and why."""
+    bank = judges.parts.bank.sample
+    lexicon = Lexicon.learn([*bank.captions, *(c for group in sample.captions for c in group)])
+    neighbours = neighbour_captions(judges, sample)
+    context = min(judges.parts.scoring.encoders(None).context_length, 512)
+    pairs: list[AttackPair] = []
+    omitted = {a.name: {"unchanged": 0, "too_long": 0, "contested": 0} for a in ATTACKS}
+    for n in sample.attacked:
+        image_id = sample.image_ids[n]
+        unrelated = [c for i, c in zip(bank.image_ids, bank.captions, strict=True) if i != image_id]
+        captions = (*sample.captions[n], sample.greedy_captions[n])
+        stranger = unrelated[(7 * n + 3) % len(unrelated)]
+        subject = Subject(sample.original(n), captions, neighbours[n], stranger, context)
+        for attack in ATTACKS:
+            changed, unchanged = pairs_of(attack, subject, lexicon, image_id)
+            omitted[attack.name]["unchanged"] += unchanged
+            for better, worse in changed:
+                if judges.fits(better) and judges.fits(worse):
+                    pairs.append(AttackPair(attack, n, better, worse))
+                else:
+                    omitted[attack.name]["too_long"] += 1
+    return pairs, omitted
+
+
+def neighbour_captions(judges: Judges, sample: CaptionSample) -> list[str | None]:
+    """(N,) the bank's caption of the nearest image that is none of the image's own, or None.
+
+    Nearest in the reference policy's vision features, for it is what the policy would mistake.
+    """
+    bank = judges.parts.bank.sample
+    bank_captions = dict(zip(bank.image_ids, bank.captions, strict=True))
+    ids = list(dict.fromkeys([*sample.image_ids, *bank.image_ids[:NEIGHBOURS]]))
+    features = judges.parts.reference.image_features(ids, judges.images(ids))
+    features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
+    neighbours: list[str | None] = []
+    for n in range(len(sample.image_ids)):
+        cosines = features @ features[n]
+        order = cosines.argsort(descending=True).tolist()
+        nearest = (bank_captions[ids[row]] for row in order if cosines[row] < NEAR_DUPLICATE)
+        own = {*sample.captions[n], sample.greedy_captions[n], ""}
+        neighbours.append(next((caption for caption in nearest if caption not in own), None))
+    return neighbours
 
 
 def weighted_sums(judges: Judges, scores_KNG: np.ndarray) -> np.ndarray:
@@ -45,154 +95,155 @@ def weighted_sums(judges: Judges, scores_KNG: np.ndarray) -> np.ndarray:
     return total_N.view(scores_KNG.shape[1:]).numpy()
 
 
-def against(
+def group_sums(
     judges: Judges,
-    sample_KNG: np.ndarray,
-    said: CaptionSample,
+    scores_KNG: np.ndarray,
+    sample: CaptionSample,
     images: Sequence[int],
     better_KP: np.ndarray,
     worse_KP: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) weighted sums of both rows of each pair, each pair put into the group of its image."""
-    originals = np.array([said.original[n] for n in images], int)
-    groups = sample_KNG[:, list(images)].copy()
+    """(P,) weighted sums of both captions of each pair, in the group of the pair's image."""
+    originals = np.array([sample.original_idx[n] for n in images], int)
+    groups = scores_KNG[:, list(images)].copy()
     groups[:, np.arange(len(images)), originals] = better_KP
     groups = np.concatenate([groups, worse_KP[..., None]], -1)
     total = weighted_sums(judges, groups)
     return total[np.arange(len(images)), originals], total[:, -1]
 
 
-def score_rows(judges: Judges, said: CaptionSample, pairs: Sequence[tuple[int, str]]) -> np.ndarray:
+def score_captions(
+    judges: Judges, sample: CaptionSample, captions: Sequence[tuple[int, str]]
+) -> np.ndarray:
     """(K, P) scores of (image, caption) pairs; a reward that needs whole groups gets them."""
     whole = any(r.declared("groups", False) for r in judges.parts.scoring.rewards)
-    size = GROUP if whole else 1
-    ids, captions, tokens = [], [], []
-    for n, caption in pairs:
-        rest = [g for g in range(GROUP) if g != max(0, said.original[n])][: size - 1]
-        ids += [said.ids[n]] * size
-        captions += [caption, *(said.captions[n][g] for g in rest)]
-        tokens += [judges.tokens(caption), *(said.tokens[n][g] for g in rest)]
-    return judges.score(ids, captions, tokens, size)[:, ::size]
+    size = GROUP_SIZE if whole else 1
+    ids, texts, completion_ids = [], [], []
+    for n, caption in captions:
+        rest = [g for g in range(GROUP_SIZE) if g != max(0, sample.original_idx[n])][: size - 1]
+        ids += [sample.image_ids[n]] * size
+        texts += [caption, *(sample.captions[n][g] for g in rest)]
+        completion_ids += [judges.tokenize(caption), *(sample.completion_ids[n][g] for g in rest)]
+    return judges.score(ids, texts, completion_ids, size)[:, ::size]
 
 
 class AttackScores:
     """All pairs of all attacks, scored.
 
-    rows: the pairs; better_KP, worse_KP: their scores; sums: the weighted sums of both; heldout,
-    sight: by how much the held-out scorer and the frozen policy prefer the original; reach: nats by
-    which the frozen policy finds the attacked caption likelier than the original.
+    better_KP, worse_KP: scores of both captions of each pair; sums: the weighted sums of both;
+    heldout_margin, policy_margin (P,): by how much the held-out scorer and the reference policy
+    prefer the original; log_ratio (P,): log p(attacked) - log p(original) under the policy, nats.
     """
 
-    def __init__(self, judges: Judges, said: CaptionSample, sample_KNG: np.ndarray) -> None:
-        self.judges, self.said = judges, said
-        self.rows, self.left = attack_rows(judges, said)
-        rows, ids = self.rows, [said.ids[row.n] for row in self.rows]
-        pairs = [(r.n, r.better) for r in rows] + [(r.n, r.worse) for r in rows]
-        unique = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
-        both = score_rows(judges, said, list(unique))[:, [unique[pair] for pair in pairs]]
-        self.better_KP, self.worse_KP = both[:, : len(rows)], both[:, len(rows) :]
-        images = [row.n for row in rows]
-        self.sums = against(judges, sample_KNG, said, images, self.better_KP, self.worse_KP)
-        heldout = [judges.heldout(ids, [getattr(r, s) for r in rows]) for s in ("better", "worse")]
-        self.heldout = heldout[0] - heldout[1]
-        told = [judges.log_probs(ids, [getattr(r, s) for r in rows]) for s in ("better", "worse")]
-        self.reach = told[1] - told[0]
-        self.sight = self._sight(told[0] - told[1])
+    def __init__(self, judges: Judges, sample: CaptionSample, scores_KNG: np.ndarray) -> None:
+        self.judges, self.sample = judges, sample
+        self.pairs, self.omitted = attack_pairs(judges, sample)
+        count, images = len(self.pairs), [pair.n for pair in self.pairs]
+        ids = [sample.image_ids[n] for n in images]
+        better, worse = [p.better for p in self.pairs], [p.worse for p in self.pairs]
+        captions = [*zip(images * 2, better + worse, strict=True)]
+        unique = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
+        both = score_captions(judges, sample, list(unique))[:, [unique[c] for c in captions]]
+        self.better_KP, self.worse_KP = both[:, :count], both[:, count:]
+        self.sums = group_sums(judges, scores_KNG, sample, images, self.better_KP, self.worse_KP)
+        heldout = [judges.heldout_scores(ids, texts) for texts in (better, worse)]
+        self.heldout_margin = heldout[0] - heldout[1]
+        log_probs = [judges.log_probs(ids, texts) for texts in (better, worse)]
+        self.log_ratio = log_probs[1] - log_probs[0]
+        self.policy_margin = self._policy_margin(log_probs[0] - log_probs[1])
 
-    def _sight(self, here_P: np.ndarray) -> np.ndarray:
+    def _policy_margin(self, margin_P: np.ndarray) -> np.ndarray:
         """(P,) log p(original) - log p(swapped) with this image, less the same with another one.
 
-        What the policy would prefer anyhow cancels: 0 for a policy that does not look.
+        What the language prior prefers cancels: 0 for a policy that ignores the image.
         """
-        contested = [p for p, row in enumerate(self.rows) if row.attack.contested]
-        other = others(len(self.said.ids), 0)
-        ids = [self.said.ids[other[self.rows[p].n]] for p in contested]
-        there = [
-            self.judges.log_probs(ids, [getattr(self.rows[p], s) for p in contested])
-            for s in ("better", "worse")
-        ]
-        out = np.full(len(self.rows), np.nan)
-        out[contested] = here_P[contested] - (there[0] - there[1])
-        return out
+        contested = [p for p, pair in enumerate(self.pairs) if pair.attack.contested]
+        other = other_images(len(self.sample.image_ids), 0)
+        ids = [self.sample.image_ids[other[self.pairs[p].n]] for p in contested]
+        better = self.judges.log_probs(ids, [self.pairs[p].better for p in contested])
+        worse = self.judges.log_probs(ids, [self.pairs[p].worse for p in contested])
+        margin = np.full(len(self.pairs), np.nan)
+        margin[contested] = margin_P[contested] - (better - worse)
+        return margin
 
-    def where(self, attack: str) -> np.ndarray:
+    def is_attack(self, name: str) -> np.ndarray:
         """(P,) whether a pair is of this attack."""
-        return np.array([row.attack.name == attack for row in self.rows], bool)
+        return np.array([pair.attack.name == name for pair in self.pairs], bool)
 
     @property
-    def backed(self) -> np.ndarray:
-        """(P,) whether the original is better for sure: not contested, or two others say so."""
-        sure = np.array([not row.attack.contested for row in self.rows], bool)
-        return sure | ((self.heldout > 0) & (self.sight > 0))
+    def confirmed(self) -> np.ndarray:
+        """(P,) whether the original is better: not contested, or scorer and policy prefer it."""
+        certain = np.array([not pair.attack.contested for pair in self.pairs], bool)
+        return certain | ((self.heldout_margin > 0) & (self.policy_margin > 0))
 
-    def numbers(self) -> Numbers:
+    def metrics(self) -> Metrics:
         """Per attack: pairs, what was left out, its reach, and the original's win rates."""
-        backed, out = self.backed, {}
+        confirmed, metrics = self.confirmed, {}
         for attack in ATTACKS:
-            mine = self.where(attack.name)
-            kept = mine & backed
-            self.left[attack.name]["contested"] = int((mine & ~backed).sum())
-            images = [self.rows[p].n for p in np.flatnonzero(kept)]
+            rows = self.is_attack(attack.name)
+            kept = rows & confirmed
+            self.omitted[attack.name]["contested"] = int((rows & ~confirmed).sum())
+            images = [self.pairs[p].n for p in np.flatnonzero(kept)]
             rates = {SUM: wins(self.sums[0][kept], self.sums[1][kept])}
             for k, name in enumerate(self.judges.names):
                 rates[name] = wins(self.better_KP[k][kept], self.worse_KP[k][kept])
-            said_some = attack.name != "empty" and kept.any()
-            out[attack.name] = {
+            has_reach = attack.name != "empty" and kept.any()
+            metrics[attack.name] = {
                 "about": attack.about,
                 "guard": attack.guard,
                 "pairs": int(kept.sum()),
                 "images": len(set(images)),
-                **self.left[attack.name],
-                "in_reach": float((self.reach[kept] > -REACH).mean()) if said_some else None,
+                **self.omitted[attack.name],
+                "in_reach": float((self.log_ratio[kept] > -REACH).mean()) if has_reach else None,
                 "wins": {name: estimate(per_image(won, images)) for name, won in rates.items()},
             }
-        return out
+        return metrics
 
-    def trust(self) -> Numbers:
+    def trust(self) -> Metrics:
         """Per kind of swap: how often a judge is right where the two others agree.
 
-        Three judges of which word fits: the weighted sum, the held-out scorer, the frozen policy.
+        Three judges of a swapped word: the weighted sum, the held-out scorer, the reference policy.
         Where two that learned apart agree they are nearly always right, so the third is measured
         without a label. The policy is held to the held-out scorer alone where the sum has no view.
         """
-        out: Numbers = {}
+        metrics: Metrics = {}
         for kind, attack in KINDS.items():
-            mine = np.flatnonzero(self.where(attack))
+            rows = np.flatnonzero(self.is_attack(attack))
             votes = {
-                "reward": np.sign((self.sums[0] - self.sums[1])[mine]),
-                "heldout": np.sign(self.heldout[mine]),
-                "policy": np.sign(self.sight[mine]),
+                "reward": np.sign((self.sums[0] - self.sums[1])[rows]),
+                "heldout": np.sign(self.heldout_margin[rows]),
+                "policy": np.sign(self.policy_margin[rows]),
             }
-            images = [self.rows[p].n for p in mine]
-            out[kind] = {}
+            images = [self.pairs[p].n for p in rows]
+            metrics[kind] = {}
             for judge, vote in votes.items():
                 a, b = (v for name, v in votes.items() if name != judge)
-                told = np.where(a == 0, b, a)  # a judge without a view leaves it to the other
-                kept = ((a == b) | (a == 0)) & (told != 0)
-                right = np.where(kept, (vote == told) + 0.5 * (vote == 0), np.nan)
-                out[kind][judge] = estimate(per_image(right, images))
-        return out
+                target = np.where(a == 0, b, a)  # a judge without a view leaves it to the other
+                kept = ((a == b) | (a == 0)) & (target != 0)
+                right = np.where(kept, (vote == target) + 0.5 * (vote == 0), np.nan)
+                metrics[kind][judge] = estimate(per_image(right, images))
+        return metrics
 
-    def worst(self, count: int) -> list[Numbers]:
-        """The pairs in which the weighted sum prefers the attacked caption most, two per attack."""
+    def worst(self, count: int) -> list[Metrics]:
+        """The pairs in which the weighted sum most prefers the attacked caption, two per attack."""
         gain = self.sums[1] - self.sums[0]
-        found: list[Numbers] = []
+        examples: list[Metrics] = []
         for p in np.argsort(-gain):
-            row: Row = self.rows[p]
-            same = [e for e in found if e["attack"] == row.attack.name]
-            if len(found) == count or gain[p] <= 0:
+            pair = self.pairs[p]
+            same = [e for e in examples if e["attack"] == pair.attack.name]
+            if len(examples) == count or gain[p] <= 0:
                 break
-            if not self.backed[p] or len(same) == 2:
+            if not self.confirmed[p] or len(same) == 2:
                 continue
             columns = zip(self.judges.names, self.better_KP[:, p], self.worse_KP[:, p], strict=True)
-            found.append(
+            examples.append(
                 {
-                    "attack": row.attack.name,
-                    "image_id": self.said.ids[row.n],
-                    "original": row.better,
-                    "attacked": row.worse,
+                    "attack": pair.attack.name,
+                    "image_id": self.sample.image_ids[pair.n],
+                    "original": pair.better,
+                    "attacked": pair.worse,
                     SUM: [float(self.sums[0][p]), float(self.sums[1][p])],
                     "scores": {n: [number(b), number(w)] for n, b, w in columns},
                 }
             )
-        return found
+        return examples

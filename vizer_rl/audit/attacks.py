@@ -1,8 +1,8 @@
-"""Captions made worse in one known way each: a reward must rank each below what it was made from.
+"""Caption attacks: each makes a caption worse in one way; a reward must rank the original higher.
 
-Pure text: no image, no model, no label. What an attack knows of an image is what the frozen policy
-said about it and about others (`Subject`), and the words of all its captions (`Lexis`). The list is
-the "reward unit tests" of the literature on hacked caption rewards: repetition and noun stuffing
+Pure text: no image, no model, no label. An attack gets captions of the reference policy of the
+image and of others (`Subject`), and the words of all its captions (`Lexicon`). The list is the
+"reward unit tests" of the literature on hacked caption rewards: repetition and noun stuffing
 (Cho et al. 2022, arXiv 2205.13115; Ahmadi & Agrawal 2023, arXiv 2305.14998), swapped words
 (ARO, arXiv 2210.01936), generic captions, and text past the context of a CLIP (arXiv 2403.15378).
 """
@@ -15,24 +15,24 @@ from dataclasses import dataclass
 
 from .lexicon import CLOSERS, Lexicon, core, words_of
 
-Pair = tuple[str, str]  # what it was made from, what it became
+Pair = tuple[str, str]  # original, attacked
 GENERIC = ("a photo", "an image", "a picture of something")
 STYLE = "high quality stock photo"
-STUFFED = 5  # nouns appended
-SWAPS = 3  # words of each kind swapped in one caption, one at a time
+MAX_NOUNS = 5  # nouns appended
+MAX_SWAPS = 3  # words of each kind swapped in one caption, one at a time
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A caption to attack and what is known about its image.
+    """A caption to attack, and other captions of the reference policy.
 
-    caption: the original; said: all that the policy said about the image; neighbour: a caption of a
-    look-alike, None where there is none; stranger: a caption of an image that is not alike;
-    context: tokens that the scorer reads.
+    caption: the original; captions: all of its image; neighbour: one of a similar image, None where
+    there is none; stranger: one of an image that is not similar; context: tokens that the scorer
+    reads.
     """
 
     caption: str
-    said: tuple[str, ...]
+    captions: tuple[str, ...]
     neighbour: str | None
     stranger: str
     context: int
@@ -43,7 +43,7 @@ Make = Callable[[Subject, Lexicon, random.Random], list[Pair]]
 
 @dataclass(frozen=True)
 class Attack:
-    """A perturbation: its name, what it does, what guards against it, and what makes it.
+    """A perturbation: its name, what it does, the reward that guards against it.
 
     contested: whether the outcome may be right after all (another noun may be true of the image),
     so that only pairs count in which judges other than the reward prefer the original.
@@ -56,82 +56,83 @@ class Attack:
     contested: bool = False
 
 
-def shuffled_words(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
+def shuffled_words(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
     """The same words in another order."""
     words = words_of(subject.caption)
-    mixed = list(words)
+    shuffled = list(words)
     for _ in range(10):
-        rng.shuffle(mixed)
-        if mixed != words:
+        rng.shuffle(shuffled)
+        if shuffled != words:
             break
-    return [(subject.caption, " ".join(mixed))]
+    return [(subject.caption, " ".join(shuffled))]
 
 
-def repeated_caption(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
+def repeated_caption(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
     """The caption twice."""
     joint = " " if subject.caption[-1:] in (".", "!", "?") else " and "
     return [(subject.caption, subject.caption + joint + subject.caption)]
 
 
-def appended_nouns(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
-    """The nouns that the policy says most often, of those it never said about this image."""
-    nouns = lexis.absent_nouns(subject.said, STUFFED)
-    stuffing = "".join(f" and {lexis.article(noun)} {noun}" for noun in nouns)
+def appended_nouns(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
+    """The policy's most frequent nouns, of those that are in no caption of this image."""
+    nouns = lexicon.absent_nouns(subject.captions, MAX_NOUNS)
+    stuffing = "".join(f" and {lexicon.article(noun)} {noun}" for noun in nouns)
     return [(subject.caption, subject.caption.rstrip(".!?") + stuffing)]
 
 
-def noun_swapped(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
-    """One noun replaced by another one that is not said about this image."""
-    return _swapped(subject, lexis, rng, noun=True)
+def noun_swapped(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
+    """One noun replaced by another one that is in no caption of this image."""
+    return _swapped(subject, lexicon, rng, noun=True)
 
 
-def attribute_swapped(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
+def attribute_swapped(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
     """One attribute (colour, size, …) replaced by another one."""
-    return _swapped(subject, lexis, rng, noun=False)
+    return _swapped(subject, lexicon, rng, noun=False)
 
 
-def _swapped(subject: Subject, lexis: Lexicon, rng: random.Random, noun: bool) -> list[Pair]:
-    places = list(dict.fromkeys(lexis.swaps(subject.caption, noun)))
+def _swapped(subject: Subject, lexicon: Lexicon, rng: random.Random, noun: bool) -> list[Pair]:
+    places = list(dict.fromkeys(lexicon.swap_indices(subject.caption, noun)))
     pairs = []
-    for at in rng.sample(places, min(SWAPS, len(places))):
-        word = core(words_of(subject.caption)[at])
-        # best a word that nobody said of this image; at last one that the caption itself has
-        tries = (lexis.alternatives(word, s) for s in (subject.said, [subject.caption], []))
-        others = next(filter(None, tries), [])
-        if others:
-            pairs.append((subject.caption, lexis.replace(subject.caption, at, rng.choice(others))))
+    for index in rng.sample(places, min(MAX_SWAPS, len(places))):
+        word = core(words_of(subject.caption)[index])
+        # best a word in no caption of this image; else one that is not in this caption; else any
+        tries = (lexicon.alternatives(word, s) for s in (subject.captions, [subject.caption], []))
+        words = next(filter(None, tries), [])
+        if words:
+            attacked = lexicon.replace(subject.caption, index, rng.choice(words))
+            pairs.append((subject.caption, attacked))
     return pairs
 
 
-def neighbour_caption(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
-    """What the policy said about an image that looks alike."""
+def neighbour_caption(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
+    """A caption of a similar image."""
     return [(subject.caption, subject.neighbour)] if subject.neighbour else []
 
 
-def generic_caption(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
+def generic_caption(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
     """A caption that is true of every image."""
     return [(subject.caption, rng.choice(GENERIC))]
 
 
-def comma_list(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
+def comma_list(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
     """Its content words alone, one after the other."""
     words = [core(w) for w in words_of(subject.caption)]
     kept = list(dict.fromkeys(w for w in words if w and w not in CLOSERS))
     return [(subject.caption, ", ".join(kept))] if kept else []
 
 
-def style_tokens(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
-    """Words of praise that image-text models have seen beside every kind of picture."""
+def style_tokens(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
+    """Words of praise that stand beside every kind of picture in image-text training data."""
     return [(subject.caption, f"{subject.caption.rstrip('.!?')}, {STYLE}")]
 
 
-def past_context(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
-    """An invented sentence where the scorer has stopped to read.
+def past_context(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
+    """An invented sentence past the scorer's context.
 
-    Filled up to the scorer's context with what else was said about the image; a token is at least a
-    word, so as many words as the context has tokens are surely enough.
+    Filled up to the context with other captions of the image; a word is at least one token, so as
+    many words as the context has tokens are enough.
     """
-    rest = [c for c in dict.fromkeys(subject.said) if c != subject.caption] or [subject.caption]
+    rest = [c for c in dict.fromkeys(subject.captions) if c != subject.caption] or [subject.caption]
     text = _sentence(subject.caption)
     for turn in range(subject.context):
         if len(words_of(text)) >= subject.context:
@@ -144,7 +145,7 @@ def _sentence(caption: str) -> str:
     return caption if caption[-1:] in (".", "!", "?") else caption + "."
 
 
-def empty(subject: Subject, lexis: Lexicon, rng: random.Random) -> list[Pair]:
+def empty(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list[Pair]:
     """Nothing at all."""
     return [(subject.caption, "")]
 
@@ -164,8 +165,11 @@ ATTACKS = (
 )
 
 
-def pairs_of(attack: Attack, subject: Subject, lexis: Lexicon, seed: str) -> tuple[list[Pair], int]:
+def pairs_of(
+    attack: Attack, subject: Subject, lexicon: Lexicon, seed: str
+) -> tuple[list[Pair], int]:
     """The attack's pairs on a subject, and how many it would not change and so left out."""
-    made = list(dict.fromkeys(attack.make(subject, lexis, random.Random(f"{attack.name}{seed}"))))
-    changed = [(a, b) for a, b in made if a != b]
-    return changed, max(1, len(made)) - len(changed)
+    rng = random.Random(f"{attack.name}{seed}")
+    pairs = list(dict.fromkeys(attack.make(subject, lexicon, rng)))
+    changed = [(a, b) for a, b in pairs if a != b]
+    return changed, max(1, len(pairs)) - len(changed)

@@ -1,6 +1,6 @@
-"""Turns scores into numbers: what the rewards go by, and what there is to gain.
+"""Control experiments: what the rewards depend on, and what selection by them could gain.
 
-Every number is a mean over images with its 95 % bootstrap interval, or None where there was nothing
+Every metric is a mean over images with its 95 % bootstrap interval, or None where there was nothing
 to measure; "sum" is the weighted sum as training forms it.
 """
 
@@ -22,65 +22,64 @@ from ..evaluation.statistics import (
     wins,
     within,
 )
-from .attack_scores import SUM, Numbers, against, scored_sample, weighted_sums
-from .judges import Judges
-from .sample import GROUP, CaptionSample, others
+from .attack_scores import SUM, Metrics, group_sums, weighted_sums
+from .judges import UNCHANGED, Judges
+from .sample import GROUP_SIZE, CaptionSample, other_images, sample_scores
 
-BEST_OF = (1, 2, 4, GROUP)
-OTHERS, OTHERS_SHORT = 4, 2  # other images that each original is scored with
+BEST_OF = (1, 2, 4, GROUP_SIZE)
+OTHER_IMAGES, OTHER_IMAGES_SHORT = 4, 2  # that each original is scored with
 
 
 def image_control(
-    judges: Judges, said: CaptionSample, sample_KNG: np.ndarray, thorough: bool
-) -> Numbers:
+    judges: Judges, sample: CaptionSample, scores_KNG: np.ndarray, thorough: bool
+) -> Metrics:
     """How often an original scores higher with its own image than with another, or with none."""
-    attacked, out = said.attacked, {}
-    captions = [said.original_of(n) for n in attacked]
-    tokens = [said.tokens[n][said.original[n]] for n in attacked]
-    own = np.stack([sample_KNG[:, n, said.original[n]] for n in attacked], 1)
-    count = OTHERS if thorough else OTHERS_SHORT
-    looks = {"other": [others(len(said.ids), t) for t in range(count)]}
+    attacked, metrics = sample.attacked, {}
+    captions = [sample.original(n) for n in attacked]
+    completion_ids = [sample.completion_ids[n][sample.original_idx[n]] for n in attacked]
+    own = np.stack([scores_KNG[:, n, sample.original_idx[n]] for n in attacked], 1)
+    count = OTHER_IMAGES if thorough else OTHER_IMAGES_SHORT
+    controls = {"other": [other_images(len(sample.image_ids), t) for t in range(count)]}
     if thorough:
-        looks["blank"] = [list(range(len(said.ids)))]
-    for kind, turns in looks.items():
-        view = ("#blank", blank) if kind == "blank" else ("", None)
+        controls["blank"] = [list(range(len(sample.image_ids)))]
+    for kind, turns in controls.items():
+        perturbation = ("#blank", blank) if kind == "blank" else UNCHANGED
         rates: dict[str, list[np.ndarray]] = {name: [] for name in (SUM, *judges.names)}
         for turn in turns:
-            ids = [said.ids[turn[n]] for n in attacked]
-            there = judges.score(ids, captions, tokens, 1, view)
-            sums = against(judges, sample_KNG, said, attacked, own, there)
-            rates[SUM].append(wins(*sums))
+            ids = [sample.image_ids[turn[n]] for n in attacked]
+            other = judges.score(ids, captions, completion_ids, 1, perturbation)
+            rates[SUM].append(wins(*group_sums(judges, scores_KNG, sample, attacked, own, other)))
             for k, name in enumerate(judges.names):
-                rates[name].append(wins(own[k], there[k]))
+                rates[name].append(wins(own[k], other[k]))
         images = [n for _ in turns for n in attacked]
-        out[kind] = {
+        metrics[kind] = {
             name: estimate(per_image(np.concatenate(r), images)) for name, r in rates.items()
         }
-    return out
+    return metrics
 
 
-def policy_sight(judges: Judges, said: CaptionSample) -> Numbers | None:
-    """How often the frozen policy finds its caption likelier with its own image than another's."""
-    captions = [said.original_of(n) for n in said.attacked]
-    own = judges.log_probs([said.ids[n] for n in said.attacked], captions)
-    other = others(len(said.ids), 0)
-    there = judges.log_probs([said.ids[other[n]] for n in said.attacked], captions)
-    told = estimate(wins(own, there))
-    return dict(told) if told else None
+def policy_control(judges: Judges, sample: CaptionSample) -> Metrics | None:
+    """How often the reference policy finds a caption likelier with its own image than another's."""
+    captions = [sample.original(n) for n in sample.attacked]
+    own = judges.log_probs([sample.image_ids[n] for n in sample.attacked], captions)
+    shuffled = other_images(len(sample.image_ids), 0)
+    other = judges.log_probs([sample.image_ids[shuffled[n]] for n in sample.attacked], captions)
+    rate = estimate(wins(own, other))
+    return dict(rate) if rate else None
 
 
-def with_sum(judges: Judges, sample_KNG: np.ndarray) -> dict[str, np.ndarray]:
-    """Every reward's scores (N, G) by name, the weighted sum first."""
-    total = weighted_sums(judges, sample_KNG)
-    return {SUM: total} | dict(zip(judges.names, sample_KNG, strict=True))
+def with_sum(judges: Judges, scores_KNG: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores (N, G) by name: the weighted sum, then each reward."""
+    total = weighted_sums(judges, scores_KNG)
+    return {SUM: total} | dict(zip(judges.names, scores_KNG, strict=True))
 
 
-def order(judges: Judges, said: CaptionSample, columns: dict[str, np.ndarray]) -> Numbers:
+def order(judges: Judges, sample: CaptionSample, columns: dict[str, np.ndarray]) -> Metrics:
     """What orders the captions of one image: agreement with the held-out scorer, ties, length."""
-    words = np.array([[len(c.split()) for c in some] for some in said.captions], float)
+    words = np.array([[len(c.split()) for c in group] for group in sample.captions], float)
     names = list(columns)
     return {
-        "heldout": {n: estimate(within(columns[n], said.heldout)) for n in names},
+        "heldout": {n: estimate(within(columns[n], sample.heldout_scores)) for n in names},
         "length": {n: estimate(within(columns[n], words)) for n in names},
         "tied": {n: float(np.mean([_tied(group) for group in columns[n]])) for n in names},
         "between": {
@@ -89,56 +88,58 @@ def order(judges: Judges, said: CaptionSample, columns: dict[str, np.ndarray]) -
             )
             for a, b in combinations(judges.names, 2)
         },
-        "distinct": float(np.mean([len(set(some)) for some in said.captions])),
+        "distinct": float(np.mean([len(set(group)) for group in sample.captions])),
     }
 
 
 def _tied(group: np.ndarray) -> bool:
-    there = group[~np.isnan(group)]
-    return not there.size or bool(np.ptp(there) < 1e-9)
+    judged = group[~np.isnan(group)]
+    return not judged.size or bool(np.ptp(judged) < 1e-9)
 
 
-def noise(judges: Judges, said: CaptionSample, columns: dict[str, np.ndarray]) -> Numbers:
+def noise(judges: Judges, sample: CaptionSample, columns: dict[str, np.ndarray]) -> Metrics:
     """Spread of a group's scores under mild changes of the image, by their spread over captions."""
     views = [(f"#view{turn}", augmented(turn)) for turn in (1, 2)]
-    one, two = (with_sum(judges, scored_sample(judges, said, view)) for view in views)
-    out: Numbers = {}
+    first, second = (with_sum(judges, sample_scores(judges, sample, view)) for view in views)
+    ratios: Metrics = {}
     for name, scores in columns.items():
-        apart = one[name] - two[name]
-        apart = apart - mean(apart)[:, None]
+        change = first[name] - second[name]
+        change = change - mean(change)[:, None]
         spread = np.nanmean(mean((scores - mean(scores)[:, None]) ** 2))
-        out[name] = float(np.sqrt(np.nanmean(apart**2) / 2 / spread)) if spread > 1e-12 else None
-    return out
+        variance = np.nanmean(change**2) / 2
+        ratios[name] = float(np.sqrt(variance / spread)) if spread > 1e-12 else None
+    return ratios
 
 
-def headroom(said: CaptionSample, total: np.ndarray) -> Numbers:
-    """What the weighted sum's picks gain in the eyes of the held-out scorer.
+def headroom(sample: CaptionSample, total: np.ndarray) -> Metrics:
+    """What the weighted sum's picks gain under the held-out scorer.
 
-    gain_over_mean: of the best of GROUP over the mean sample; gain_over_greedy: over the caption
-    that the policy gives now; ceiling: the same for the held-out scorer's own pick; spread: the
+    gain_over_mean: of the best of GROUP_SIZE over the mean sample; gain_over_greedy: over the
+    policy's greedy caption; ceiling: the same for the held-out scorer's own pick; spread: the
     standard deviation of the held-out score within groups, for scale.
     """
-    picks = {n: statistics.best_of(total, said.heldout, n) for n in BEST_OF}
-    best, greedy = picks[GROUP], said.heldout_greedy
+    picks = {n: statistics.best_of(total, sample.heldout_scores, n) for n in BEST_OF}
+    best, greedy = picks[GROUP_SIZE], sample.greedy_heldout_scores
     return {
         "greedy": estimate(greedy),
         "best_of": {str(n): estimate(values) for n, values in picks.items()},
-        "gain_over_mean": estimate(best - said.heldout.mean(1)),
+        "gain_over_mean": estimate(best - sample.heldout_scores.mean(1)),
         "gain_over_greedy": estimate(best - greedy),
-        "ceiling": estimate(said.heldout.max(1) - greedy),
-        "spread": float(said.heldout.std(1).mean()),
+        "ceiling": estimate(sample.heldout_scores.max(1) - greedy),
+        "spread": float(sample.heldout_scores.std(1).mean()),
     }
 
 
 def against_truth(
-    said: CaptionSample, columns: dict[str, np.ndarray], truths: dict[str, Any]
-) -> Numbers:
+    sample: CaptionSample, columns: dict[str, np.ndarray], truths: dict[str, Any]
+) -> Metrics:
     """On drawn scenes: rank correlation with the truth metric, and the true F1 of the picks."""
     from ..evaluation.metrics.scene_facts import columns as facts
 
-    told = [truths[i] for i in said.ids for _ in range(GROUP)]
-    f1 = facts([c for some in said.captions for c in some], told)["fact_f1"].reshape(-1, GROUP)
-    greedy = facts(said.greedy, [truths[i] for i in said.ids])["fact_f1"]
+    repeated = [truths[i] for i in sample.image_ids for _ in range(GROUP_SIZE)]
+    captions = [c for group in sample.captions for c in group]
+    f1 = facts(captions, repeated)["fact_f1"].reshape(-1, GROUP_SIZE)
+    greedy = facts(sample.greedy_captions, [truths[i] for i in sample.image_ids])["fact_f1"]
     total = columns[SUM]
     return {
         "within": {name: estimate(within(scores, f1)) for name, scores in columns.items()},
@@ -147,9 +148,9 @@ def against_truth(
             for name, scores in columns.items()
             if name != SUM
         },
-        "heldout": estimate(within(said.heldout, f1)),
+        "heldout": estimate(within(sample.heldout_scores, f1)),
         "f1_greedy": estimate(greedy),
         "f1_mean": estimate(f1.mean(1)),
-        "f1_picked": estimate(statistics.best_of(total, f1, GROUP)),
+        "f1_picked": estimate(statistics.best_of(total, f1, GROUP_SIZE)),
         "f1_best": estimate(f1.max(1)),
     }

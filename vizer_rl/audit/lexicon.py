@@ -1,15 +1,15 @@
-"""The words of a policy's own captions: which are nouns, which attributes, what may replace what.
+"""A lexicon of a policy's own captions: their nouns, attributes, and what may replace what.
 
-Learned from the captions alone, whatever they are about: a noun is what ends a phrase ("a small red
-circle"), an attribute what stands before it, and two words may replace each other where they keep
-the same company. Lists of colours and sizes only help where the captions hold too few.
+Learned from the captions alone, whatever they are about: a noun ends a phrase ("a small red
+circle"), an attribute stands before it, and two words may replace each other where their contexts
+are similar. Lists of colours and sizes only help where the captions hold too few.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import sqrt
 
@@ -18,7 +18,7 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-CLASSES = (
+WORD_CLASSES = (
     _words("red orange yellow green blue purple pink black white brown grey gray"),
     _words("small large big little tiny huge tall short long wide narrow"),
 )
@@ -36,12 +36,12 @@ CLOSERS = OPENERS | set(
         can will may"""
     )
 )
-FOUND = 2  # captions that must hold a word before it is put into another
-LIKELY = 6  # how many of the words in most alike company are drawn from
+MIN_CAPTIONS = 2  # that must hold a word before it is put into another
+MAX_ALTERNATIVES = 6  # words of the most similar contexts that are drawn from
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption, as written; `core` takes off what clings to them."""
+    """The words of a caption, as written; `core` strips their punctuation."""
     return caption.split()
 
 
@@ -51,23 +51,23 @@ def core(word: str) -> str:
 
 
 def phrases(caption: str) -> Iterator[list[int]]:
-    """Noun phrases as positions of their words: attributes first, the noun last.
+    """Noun phrases as indices of their words: attributes first, the noun last.
 
-    A run of words after an opener ("a", "two", "with") up to a closer, punctuation, a verb in
+    The words after an opener ("a", "two", "with") up to a closer, punctuation, a verb in
     -ing ("a man riding a horse") or the end. A caption's first words need no opener, but one word
     alone ("untitled") is no phrase there.
     """
     words = words_of(caption)
-    run: list[int] | None = []
-    for at, word in enumerate([*words, "."]):
+    phrase: list[int] | None = []
+    for index, word in enumerate([*words, "."]):
         plain = core(word)
-        ends = plain in CLOSERS or not plain.isalpha() or (plain.endswith("ing") and bool(run))
-        if run is not None and not ends:
-            run.append(at)
+        ends = plain in CLOSERS or not plain.isalpha() or (plain.endswith("ing") and bool(phrase))
+        if phrase is not None and not ends:
+            phrase.append(index)
         if ends or re.search(r"\W$", word):
-            if run and run != [0]:
-                yield run
-            run = [] if plain in OPENERS else None
+            if phrase and phrase != [0]:
+                yield phrase
+            phrase = [] if plain in OPENERS else None
 
 
 def plural(word: str) -> bool:
@@ -76,7 +76,7 @@ def plural(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What was learned from captions.
+    """Word counts of captions.
 
     captions: how many hold each word; nouns, attributes: how often a word was either; before,
     after: the words next to each word; articles: how often "a" or "an" stood before it.
@@ -91,69 +91,69 @@ class Lexicon:
 
     @classmethod
     def learn(cls, captions: Iterable[str]) -> Lexicon:
-        """Count over captions, each as often as it was said."""
-        held, nouns, attributes = Counter[str](), Counter[str](), Counter[str]()
+        """Count over captions, each as often as it occurs."""
+        holding, nouns, attributes = Counter[str](), Counter[str](), Counter[str]()
         before: dict[str, Counter[str]] = defaultdict(Counter)
         after: dict[str, Counter[str]] = defaultdict(Counter)
         articles: Counter[tuple[str, str]] = Counter()
         for caption in captions:
             words = [core(w) for w in words_of(caption)]
-            held.update(set(words))
-            for run in phrases(caption):
-                nouns[words[run[-1]]] += 1
-                attributes.update(words[i] for i in run[:-1])
+            holding.update(set(words))
+            for phrase in phrases(caption):
+                nouns[words[phrase[-1]]] += 1
+                attributes.update(words[i] for i in phrase[:-1])
             for last, word, following in zip(["<"] + words, words, words[1:] + [">"], strict=False):
                 before[word][last] += 1
                 after[word][following] += 1
                 articles[last, word] += last in ("a", "an")
-        return cls(held, nouns, attributes, dict(before), dict(after), articles)
+        return cls(holding, nouns, attributes, dict(before), dict(after), articles)
 
     def is_noun(self, word: str) -> bool:
         """Whether a word ends phrases more often than it stands before their ends."""
         return self.nouns[word] > self.attributes[word]
 
-    def swaps(self, caption: str, noun: bool) -> Iterator[int]:
-        """Positions of the nouns, or of the attributes, of a caption."""
+    def swap_indices(self, caption: str, noun: bool) -> Iterator[int]:
+        """Indices of the nouns, or of the attributes, of a caption."""
         words = [core(w) for w in words_of(caption)]
-        for run in phrases(caption):
-            if noun and self.is_noun(words[run[-1]]):
-                yield run[-1]
+        for phrase in phrases(caption):
+            if noun and self.is_noun(words[phrase[-1]]):
+                yield phrase[-1]
             elif not noun:
-                yield from (i for i in run[:-1] if not self.is_noun(words[i]))
+                yield from (i for i in phrase[:-1] if not self.is_noun(words[i]))
 
-    def alternatives(self, word: str, said: Iterable[str]) -> list[str]:
-        """Words that may stand for this one and are in none of the `said`, the likeliest first."""
-        here = {core(w) for caption in said for w in words_of(caption)} | {word}
-        for known in CLASSES:
-            if word in known:
-                told = [w for w in known if self.captions[w] and w != word]
-                return [w for w in told or known if w not in here]
+    def alternatives(self, word: str, captions: Iterable[str]) -> list[str]:
+        """Words that may replace this one and are in none of the captions, the likeliest first."""
+        excluded = vocabulary(captions) | {word}
+        for word_class in WORD_CLASSES:
+            if word in word_class:
+                used = [w for w in word_class if self.captions[w] and w != word]
+                return [w for w in used or word_class if w not in excluded]
         noun = self.is_noun(word)
-        alike = [
+        candidates = [
             w
             for w in self.captions
-            if w not in here
+            if w not in excluded
             and w.isalpha()
-            and self.captions[w] >= FOUND
+            and self.captions[w] >= MIN_CAPTIONS
             and self.nouns[w] + self.attributes[w] > 0
             and self.is_noun(w) == noun
             and plural(w) == plural(word)
         ]
-        near = {w: self.likeness(word, w) for w in alike}
-        return sorted((w for w in alike if near[w] > 0), key=lambda w: (-near[w], w))[:LIKELY]
+        score = {w: self.similarity(word, w) for w in candidates}
+        similar = sorted((w for w in candidates if score[w] > 0), key=lambda w: (-score[w], w))
+        return similar[:MAX_ALTERNATIVES]
 
-    def likeness(self, one: str, other: str) -> float:
-        """How alike the company of two words is, on the side on which it is less so."""
+    def similarity(self, a: str, b: str) -> float:
+        """Cosine of the contexts of two words, on the side on which it is lower."""
         none = Counter[str]()
-        sides = (self.before, self.after)
-        return min(_cosine(side.get(one, none), side.get(other, none)) for side in sides)
+        return min(_cosine(c.get(a, none), c.get(b, none)) for c in (self.before, self.after))
 
-    def absent_nouns(self, said: Iterable[str], count: int) -> list[str]:
-        """The most frequent nouns that none of the `said` holds, singular where there are any."""
-        here = {core(w) for caption in said for w in words_of(caption)}
-        nouns = [w for w, n in self.nouns.most_common() if self.is_noun(w) and n >= FOUND]
-        free = [w for w in nouns if w not in here and w.rstrip("s") not in here]
-        return ([w for w in free if not plural(w)] or free)[:count]
+    def absent_nouns(self, captions: Iterable[str], count: int) -> list[str]:
+        """The most frequent nouns in none of the captions, singular where there are any."""
+        present = vocabulary(captions)
+        nouns = [w for w, n in self.nouns.most_common() if self.is_noun(w) and n >= MIN_CAPTIONS]
+        absent = [w for w in nouns if w not in present and w.rstrip("s") not in present]
+        return ([w for w in absent if not plural(w)] or absent)[:count]
 
     def article(self, word: str) -> str:
         """ "a" or "an", as these captions write it, else as English does."""
@@ -162,16 +162,16 @@ class Lexicon:
             return "an" if word[:1] in "aeiou" else "a"
         return "a" if a > an else "an"
 
-    def replace(self, caption: str, at: int, new: str) -> str:
-        """The caption with another word at this position, in its case, its article made to fit."""
+    def replace(self, caption: str, index: int, new: str) -> str:
+        """The caption with another word at this index, in its case, its article adapted."""
         words = words_of(caption)
-        old = words[at]
+        old = words[index]
         plain = re.sub(r"^\W+|\W+$", "", old)
-        words[at] = old.replace(plain, new.capitalize() if plain[:1].isupper() else new)
-        if at and core(words[at - 1]) in ("a", "an"):
-            given = words[at - 1]
-            made = self.article(new)
-            words[at - 1] = made.capitalize() if given[:1].isupper() else made
+        words[index] = old.replace(plain, new.capitalize() if plain[:1].isupper() else new)
+        if index and core(words[index - 1]) in ("a", "an"):
+            article = self.article(new)
+            upper = words[index - 1][:1].isupper()
+            words[index - 1] = article.capitalize() if upper else article
         return " ".join(words)
 
 
@@ -180,6 +180,6 @@ def _cosine(a: Counter[str], b: Counter[str]) -> float:
     return dot / (sqrt(sum(n * n for n in a.values()) * sum(n * n for n in b.values())) or 1.0)
 
 
-def vocabulary(captions: Sequence[str]) -> set[str]:
+def vocabulary(captions: Iterable[str]) -> set[str]:
     """Every word of these captions."""
     return {core(w) for caption in captions for w in words_of(caption)}

@@ -1,4 +1,4 @@
-"""An audit in the terminal: the verdict, then the tables, at most 100 columns wide."""
+"""The terminal report of an audit: the verdict, then the tables, at most 100 columns wide."""
 
 from __future__ import annotations
 
@@ -11,59 +11,61 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .verdict import CHANCE, SOUND
+from .verdict import CHANCE, MIN_WIN_RATE
 
 STYLE = {"pass": "green", "warn": "yellow", "fail": "red"}
-SAYS = {
+SUMMARY = {
     "pass": "nothing speaks against training with these rewards",
     "warn": "may be trained with; know the risks",
     "fail": "training with this will not make the captions truer",
 }
-FIRST, EACH = 43, 11  # columns of the terminal that the first cells of a row take, and each reward
+LABEL_WIDTH, REWARD_WIDTH = 43, 11  # columns of the terminal: first cells of a row, each reward
 
 
-def show(console: Console, numbers: Mapping[str, Any]) -> None:
+def show(console: Console, result: Mapping[str, Any]) -> None:
     """Print the whole audit."""
-    console.print(_title(numbers))
-    console.print(_lines(numbers))
-    if "attacks" in numbers:
+    console.print(_title(result))
+    console.print(_lines(result))
+    if "attacks" in result:
         console.print("\nHow often the original beats the attacked caption (95 % interval):")
-        console.print(_attacks(numbers, console.width))
+        console.print(_attacks(result, console.width))
         console.print("\nWhat the rewards go by (within an image's captions):")
-        console.print(_controls(numbers, console.width))
-    more = len(numbers["rewards"]) - len(_columns(numbers, console.width))
+        console.print(_controls(result, console.width))
+    more = len(result["rewards"]) - len(_columns(result, console.width))
     if more:
         console.print(f"({more} more rewards: see the page)")
-    _headroom(console, numbers)
+    _headroom(console, result)
 
 
-def show_short(console: Console, numbers: Mapping[str, Any], most: int = 3) -> None:
+def show_short(console: Console, result: Mapping[str, Any], max_lines: int = 3) -> None:
     """Print the verdict and the gravest findings, for the start of training."""
-    console.print(_title(numbers))
-    console.print(_lines(numbers, most))
+    console.print(_title(result))
+    console.print(_lines(result, max_lines))
 
 
-def _title(numbers: Mapping[str, Any]) -> Text:
-    overall = numbers["verdict"]["overall"]
+def _title(result: Mapping[str, Any]) -> Text:
+    overall = result["verdict"]["overall"]
     text = Text("audit: ")
     text.append(overall, style=f"bold {STYLE[overall]}")
-    text.append(f", {SAYS[overall]} ({numbers['images']} images, {numbers['seconds']:.0f} s)")
+    text.append(f", {SUMMARY[overall]} ({result['images']} images, {result['seconds']:.0f} s)")
     return text
 
 
-def _lines(numbers: Mapping[str, Any], most: int | None = None) -> Table:
+def _lines(result: Mapping[str, Any], max_lines: int | None = None) -> Table:
     grid = Table.grid(padding=(0, 1))
-    for line in numbers["verdict"]["lines"][:most]:
+    for line in result["verdict"]["lines"][:max_lines]:
         says = Text(line["says"])
         says.append(f" {line['do']}" if line["do"] else "", style="bold")
         grid.add_row(Text(f"  {line['level']}", style=STYLE[line["level"]]), says)
     return grid
 
 
-def _columns(numbers: Mapping[str, Any], width: int) -> list[str]:
-    """The rewards that there is room for: those that count first, in the order of the run file."""
-    rewards = numbers["rewards"]
-    return sorted(rewards, key=lambda name: not rewards[name])[: max(1, (width - FIRST) // EACH)]
+def _columns(result: Mapping[str, Any], width: int) -> list[str]:
+    """The rewards that fit: those with a weight first, in the order of the run file."""
+    rewards = result["rewards"]
+    return sorted(rewards, key=lambda name: not rewards[name])[
+        : max(1, (width - LABEL_WIDTH) // REWARD_WIDTH)
+    ]
 
 
 def _table(*columns: str) -> Table:
@@ -80,24 +82,24 @@ def _short(value: float) -> str:
 
 
 def _rate(estimate: Mapping[str, float] | None, interval: bool = False) -> Text:
-    """A share; red where it is below chance, yellow where it is not sound."""
+    """A share; red below chance, yellow below MIN_WIN_RATE."""
     if estimate is None:
         return Text("–", style="dim")
     value = estimate["value"]
-    style = "" if value >= SOUND else "yellow" if value >= CHANCE else "red"
-    told = _short(value)
+    style = "" if value >= MIN_WIN_RATE else "yellow" if value >= CHANCE else "red"
+    text = _short(value)
     if interval:
-        told += f" [{_short(estimate['low'])}, {_short(estimate['high'])}]"
-    return Text(told, style=style)
+        text += f" [{_short(estimate['low'])}, {_short(estimate['high'])}]"
+    return Text(text, style=style)
 
 
-def _attacks(numbers: Mapping[str, Any], width: int) -> Table:
-    shown = _columns(numbers, width)
+def _attacks(result: Mapping[str, Any], width: int) -> Table:
+    shown = _columns(result, width)
     table = _table("attack", "pairs", "weighted sum", *shown)
-    for name, told in numbers["attacks"].items():
-        won = told["wins"]
+    for name, attack in result["attacks"].items():
+        won = attack["wins"]
         cells = [_rate(won[reward]) for reward in shown]
-        table.add_row(name, str(told["pairs"]), _rate(won["sum"], True), *cells)
+        table.add_row(name, str(attack["pairs"]), _rate(won["sum"], True), *cells)
     return table
 
 
@@ -108,38 +110,38 @@ def _plain(value: Mapping[str, float] | float | None) -> str:
     return _short(number)
 
 
-def _controls(numbers: Mapping[str, Any], width: int) -> Table:
-    shown = ["sum", *_columns(numbers, width)]
+def _controls(result: Mapping[str, Any], width: int) -> Table:
+    shown = ["sum", *_columns(result, width)]
     table = _table("", *("weighted sum" if name == "sum" else name for name in shown))
-    for title, values, _ in controls(numbers):
+    for title, values, _ in control_rows(result):
         table.add_row(title, *(_plain(values.get(name)) for name in shown))
     return table
 
 
-def controls(numbers: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], bool]]:
-    """What each reward goes by: a title, the values by reward, whether they are win rates."""
-    order, looks, truth = numbers["order"], numbers["controls"], numbers.get("truth")
+def control_rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], bool]]:
+    """Rows of the control table: a title, the values by reward, whether they are win rates."""
+    order, images, truth = result["order"], result["controls"], result.get("truth")
     rows: list[tuple[str, Mapping[str, Any], bool]] = [
-        ("right image beats another", looks["other"], True),
-        ("right image beats blank", looks.get("blank", {}), True),
+        ("right image beats another", images["other"], True),
+        ("right image beats blank", images.get("blank", {}), True),
         ("agrees with held-out scorer", order["heldout"], False),
         ("goes with length", order["length"], False),
         ("share of images left tied", order["tied"], False),
-        ("moved by mild changes", numbers.get("noise", {}), False),
+        ("moved by mild changes", result.get("noise", {}), False),
         ("agrees with the truth", truth["within"] if truth else {}, False),
-        ("ms per caption", numbers["milliseconds"], False),
+        ("ms per caption", result["milliseconds"], False),
     ]
     return [row for row in rows if row[1]]
 
 
-def _headroom(console: Console, numbers: Mapping[str, Any]) -> None:
-    headroom = numbers["headroom"]
+def _headroom(console: Console, result: Mapping[str, Any]) -> None:
+    headroom = result["headroom"]
     bests = "  ".join(f"{n}: {_plain(value)}" for n, value in headroom["best_of"].items())
     console.print(
         f"\nHeld-out score of the caption the base gives now: {_plain(headroom['greedy'])}"
     )
     console.print(f"  of the sum's pick among n samples: {bests}")
-    truth = numbers.get("truth")
+    truth = result.get("truth")
     if truth:
         console.print(
             f"True F1, which no reward and no verdict has seen: now {_plain(truth['f1_greedy'])}, "

@@ -1,6 +1,6 @@
-"""An audit as one HTML page: verdict, tables, and the worst examples as pictures.
+"""The HTML report of an audit: verdict, tables, and the worst examples with their images.
 
-Self-contained: images are in it, no script, nothing is fetched; light and dark by the reader's
+Self-contained: images are embedded, no script, nothing is fetched; light and dark by the reader's
 setting.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL.Image import Image
 
-from .report_console import SAYS, controls
-from .verdict import CHANCE, SOUND
+from .report_console import SUMMARY, control_rows
+from .verdict import CHANCE, MIN_WIN_RATE
 
 THUMB = 240  # pixels
 CSS = """
@@ -54,17 +54,17 @@ figcaption small { color: var(--soft); }
 """
 
 
-def page(numbers: Mapping[str, Any], load: Callable[[str], Image]) -> str:
+def page(result: Mapping[str, Any], load: Callable[[str], Image]) -> str:
     """The page of an audit; `load` gives the image of an id."""
-    overall, run = numbers["verdict"]["overall"], escape(numbers["run"])
+    overall, run = result["verdict"]["overall"], escape(result["run"])
     body = [
         f'<h1>Audit of {run}: <span class="{overall}">{overall}</span></h1>',
-        f"<p>{SAYS[overall].capitalize()}. {_sample(numbers)}</p>",
-        _verdict(numbers),
+        f"<p>{SUMMARY[overall].capitalize()}. {_sample(result)}</p>",
+        _verdict(result),
     ]
-    if "attacks" in numbers:
-        body += [*_attacks(numbers), *_controls(numbers), *_examples(numbers, load)]
-    body += _headroom(numbers)
+    if "attacks" in result:
+        body += [*_attacks(result), *_controls(result), *_examples(result, load)]
+    body += _headroom(result)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
@@ -74,26 +74,26 @@ def page(numbers: Mapping[str, Any], load: Callable[[str], Image]) -> str:
     )
 
 
-def _sample(numbers: Mapping[str, Any]) -> str:
+def _sample(result: Mapping[str, Any]) -> str:
     return (
-        f"{numbers['images']} images, {numbers['captions_per_image']} captions of each from the "
-        f"frozen policy at temperature {numbers['temperature']:g}; no label was used. Attacked is, "
+        f"{result['images']} images, {result['captions_per_image']} captions of each from the "
+        f"frozen policy at temperature {result['temperature']:g}; no label was used. Attacked is, "
         "of each image, the caption that the held-out scorer likes best, if it ends, says "
-        f"something and fits its own image better than most others ({numbers['attacked']} do)."
+        f"something and fits its own image better than most others ({result['attacked']} do)."
     )
 
 
-def _verdict(numbers: Mapping[str, Any]) -> str:
+def _verdict(result: Mapping[str, Any]) -> str:
     items = [
         f'<li class="{line["level"]}">{escape(line["says"])}'
         + (f"<b>{escape(line['do'])}</b>" if line["do"] else "")
         + "</li>"
-        for line in numbers["verdict"]["lines"]
+        for line in result["verdict"]["lines"]
     ]
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
-def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table of cells that are HTML already."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in row)}</tr>" for row in rows)
@@ -111,20 +111,20 @@ def _value(value: Mapping[str, float] | float | None, rate: bool = False) -> str
         return "–"
     if isinstance(value, int | float):
         return f"{value:.2f}"
-    at = value["value"]
-    level = "pass" if at >= SOUND else "warn" if at >= CHANCE else "fail"
-    told = f'<span class="{level}">{at:.2f}</span>' if rate else f"{at:.2f}"
-    return f"{told} <small>{value['low']:.2f}–{value['high']:.2f}</small>"
+    mean = value["value"]
+    level = "pass" if mean >= MIN_WIN_RATE else "warn" if mean >= CHANCE else "fail"
+    text = f'<span class="{level}">{mean:.2f}</span>' if rate else f"{mean:.2f}"
+    return f"{text} <small>{value['low']:.2f}–{value['high']:.2f}</small>"
 
 
-def _attacks(numbers: Mapping[str, Any]) -> Iterable[str]:
-    names = ["sum", *numbers["rewards"]]
+def _attacks(result: Mapping[str, Any]) -> Iterable[str]:
+    rewards = ["sum", *result["rewards"]]
     rows = []
-    for attack, told in numbers["attacks"].items():
-        reach = "–" if told["in_reach"] is None else f"{100 * told['in_reach']:.0f} %"
-        cells = (_value(told["wins"][name], True) for name in names)
-        about = f"{escape(attack)}<br/><small>{escape(told['about'])}</small>"
-        rows.append([about, str(told["pairs"]), reach, *cells])
+    for name, attack in result["attacks"].items():
+        reach = "–" if attack["in_reach"] is None else f"{100 * attack['in_reach']:.0f} %"
+        cells = (_value(attack["wins"][reward], True) for reward in rewards)
+        about = f"{escape(name)}<br/><small>{escape(attack['about'])}</small>"
+        rows.append([about, str(attack["pairs"]), reach, *cells])
     yield "<h2>Attacks</h2>"
     yield (
         "<p>How often the original beats the attacked caption, with its 95 % interval: .5 is "
@@ -133,15 +133,15 @@ def _attacks(numbers: Mapping[str, Any]) -> Iterable[str]:
         "come upon them. A swapped word or a neighbour's caption may be right after all; only "
         "pairs count in which the held-out scorer and the frozen policy prefer the original.</p>"
     )
-    yield _rows(["attack", "pairs", "in reach", *map(_name, names)], rows)
+    yield _table(["attack", "pairs", "in reach", *map(_name, rewards)], rows)
 
 
-def _controls(numbers: Mapping[str, Any]) -> Iterable[str]:
-    names = ["sum", *numbers["rewards"]]
-    order = numbers["order"]
-    told = [
+def _controls(result: Mapping[str, Any]) -> Iterable[str]:
+    names = ["sum", *result["rewards"]]
+    order = result["order"]
+    rows = [
         [title, *(_value(values.get(n), rate) for n in names)]
-        for title, values, rate in controls(numbers)
+        for title, values, rate in control_rows(result)
     ]
     yield "<h2>What the rewards go by</h2>"
     yield (
@@ -149,53 +149,53 @@ def _controls(numbers: Mapping[str, Any]) -> Iterable[str]:
         "averaged over images. Moved by mild changes: the spread of a caption's scores under crops "
         "and light, by the spread over captions; near 1 it is noise.</p>"
     )
-    yield _rows(["", *map(_name, names)], told)
+    yield _table(["", *map(_name, names)], rows)
     judges = [
-        [kind, *(_value(told[judge], True) for judge in ("reward", "heldout", "policy"))]
-        for kind, told in numbers["trust"].items()
+        [kind, *(_value(rates[judge], True) for judge in ("reward", "heldout", "policy"))]
+        for kind, rates in result["trust"].items()
     ]
     yield "<h2>Who can be trusted</h2>"
     yield "<p>How often each is right about a swapped word where the two others agree.</p>"
-    yield _rows(["swapped", "weighted sum", "held-out scorer", "frozen policy"], judges)
+    yield _table(["swapped", "weighted sum", "held-out scorer", "frozen policy"], judges)
     if order["between"]:
         yield "<h2>Rewards that say the same</h2>"
         pairs = ([escape(p).replace("_", " "), _value(v)] for p, v in order["between"].items())
-        yield _rows(["pair", "rank correlation"], pairs)
+        yield _table(["pair", "rank correlation"], pairs)
 
 
-def _headroom(numbers: Mapping[str, Any]) -> Iterable[str]:
-    headroom, truth = numbers["headroom"], numbers.get("truth")
+def _headroom(result: Mapping[str, Any]) -> Iterable[str]:
+    headroom, truth = result["headroom"], result.get("truth")
     rows = [["what the base says now", _value(headroom["greedy"])]]
     rows += [[f"picked from {n}", _value(value)] for n, value in headroom["best_of"].items()]
     rows += [["the pick's gain over now", _value(headroom["gain_over_greedy"])]]
     rows += [["the most that could be gained", _value(headroom["ceiling"])]]
     yield "<h2>What there is to gain</h2>"
     yield "<p>Held-out score of the caption that the weighted sum picks from n samples.</p>"
-    yield _rows(["", "held-out score"], rows)
+    yield _table(["", "held-out score"], rows)
     if truth:
         kinds = ("f1_greedy", "f1_mean", "f1_picked", "f1_best")
-        names = ("now", "mean sample", "picked from 8", "best of 8 there is")
-        told = [[n, _value(truth[k])] for n, k in zip(names, kinds, strict=True)]
+        labels = ("now", "mean sample", "picked from 8", "best of 8 there is")
+        rows = [[n, _value(truth[k])] for n, k in zip(labels, kinds, strict=True)]
         yield "<p>These are drawn scenes. Their truth, which no reward and no verdict has seen:</p>"
-        yield _rows(["", "true F1"], told)
+        yield _table(["", "true F1"], rows)
 
 
-def _examples(numbers: Mapping[str, Any], load: Callable[[str], Image]) -> Iterable[str]:
-    if not numbers["worst"]:
+def _examples(result: Mapping[str, Any], load: Callable[[str], Image]) -> Iterable[str]:
+    if not result["worst"]:
         return
     yield "<h2>Where the weighted sum was fooled most</h2>"
     yield "<p>In brackets the weighted sum, beside the other captions of the image.</p>"
     figures = []
-    for told in numbers["worst"]:
-        better, worse = told["sum"]
+    for example in result["worst"]:
+        better, worse = example["sum"]
         scores = ", ".join(
-            f"{_name(n)} {_score(b)} → {_score(w)}" for n, (b, w) in told["scores"].items()
+            f"{_name(n)} {_score(b)} → {_score(w)}" for n, (b, w) in example["scores"].items()
         )
         figures.append(
-            f'<figure><img src="{_data(load(told["image_id"]))}" '
-            f'alt="{escape(told["image_id"])}"/><figcaption><b>{escape(told["attack"])}</b>'
-            f"<span>{escape(told['original'])} <small>({better:+.2f})</small></span>"
-            f'<span class="fail">{escape(told["attacked"]) or "(empty)"} '
+            f'<figure><img src="{_data(load(example["image_id"]))}" '
+            f'alt="{escape(example["image_id"])}"/><figcaption><b>{escape(example["attack"])}</b>'
+            f"<span>{escape(example['original'])} <small>({better:+.2f})</small></span>"
+            f'<span class="fail">{escape(example["attacked"]) or "(empty)"} '
             f"<small>({worse:+.2f})</small></span><small>{scores}</small></figcaption></figure>"
         )
     yield f'<div class="examples">{"".join(figures)}</div>'

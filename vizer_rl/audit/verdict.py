@@ -1,6 +1,6 @@
-"""Says in words what an audit's numbers mean: what will go wrong in training, and what to add.
+"""The verdict of an audit: its metrics in words, what will go wrong in training, what to add.
 
-Pure: numbers in, sentences out. It never sees the truth. `fail` says that training will not make
+Pure: metrics in, sentences out. It never reads the truth. `fail` says that training will not make
 the captions truer, `warn` that it may, with the harm that is named; `pass` has nothing to say.
 """
 
@@ -11,35 +11,37 @@ from typing import Any
 
 # Thresholds. An interval must be clear of the first kind; the second kind are plain values.
 CHANCE = 0.5  # of two captions, the reward prefers the wrong one as often as the right one
-SOUND = 0.9  # wanted of every attack before any RL (REWARDS, reward unit tests)
-WORDS = 0.93  # of swapped words: sound scorers have .95 to .97 on scenes, a poor one .89
-COIN = 0.75  # a judge that is right less often is nearer to a coin than to knowledge
-LOOKS = 0.75  # original with its image against the same with another: COIN, once more
-SEES = 0.8  # swaps a base must see; it was 60 % in the sketch where RL took F1 from .63 to .25
-MANY = 8  # images that an attack must have been tried on to be told of
-LIKELY = 0.1  # share of attacked captions within reach of the policy, from which one will be found
-AGREES = 0.3  # within-image rank correlation; the default recipe on scenes has .74
-TIED = 0.5  # share of images whose captions the reward does not tell apart
-FEW, SOME = 2.0, 3.0  # different captions of eight: nothing to choose from, little
-NOISY = 0.7  # a reward's spread under mild changes of the image, by its spread over captions
-LENGTHY = 0.8  # within-image rank correlation with the number of words
-WORTH = 0.5  # a gain on the held-out scorer, by its spread over the captions of an image
+MIN_WIN_RATE = 0.9  # wanted of every attack before any RL (REWARDS, reward unit tests)
+MIN_SWAP_ACCURACY = 0.93  # sound scorers have .95 to .97 on scenes, a poor one .89
+COIN_ACCURACY = 0.75  # a judge that is right less often is nearer to a coin than to knowledge
+MIN_IMAGE_WINS = 0.75  # original with its image against the same with another
+MIN_POLICY_ACCURACY = 0.8  # of swaps; it was .6 in the sketch where RL took F1 from .63 to .25
+MIN_IMAGES = 8  # that an attack must have been tried on to be reported
+MIN_IN_REACH = 0.1  # share of attacked captions in reach; with more, training comes upon one
+MIN_AGREEMENT = 0.3  # within-image rank correlation; the default recipe on scenes has .74
+MAX_TIED = 0.5  # share of images whose captions the reward does not tell apart
+FATAL_DISTINCT, MIN_DISTINCT = 2.0, 3.0  # different captions of eight: fail below, warn below
+MAX_NOISE = 0.7  # a reward's spread under mild changes of the image, by its spread over captions
+MAX_LENGTH_CORRELATION = 0.8  # within-image rank correlation with the number of words
+MIN_GAIN = 0.5  # a gain on the held-out scorer, by its spread over the captions of an image
 
 Lines = Iterator[dict[str, str]]
 LEVELS = ("pass", "warn", "fail")
 SWAPS = ("noun swapped", "attribute swapped")
 
 
-def verdict(numbers: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     """{"overall": pass | warn | fail, "lines": [{"level", "about", "says", "do"}, …]}.
 
     The gravest come first; a line of level pass says what is well.
     """
-    lines = [*_base(numbers)]
-    if numbers["attacked"] and not _blind(numbers):  # else there is nothing to judge rewards by
-        lines += [*_reward(numbers)]
+    lines = [*_base(result)]
+    if result["attacked"] and not _ignores_image(
+        result
+    ):  # else there is nothing to judge rewards by
+        lines += [*_reward(result)]
     if not any(line["level"] == "fail" for line in lines):
-        lines += [*_headroom(numbers)]
+        lines += [*_headroom(result)]
     lines.sort(key=lambda line: -LEVELS.index(line["level"]))
     return {"overall": lines[0]["level"] if lines else "pass", "lines": lines}
 
@@ -52,7 +54,7 @@ def _low(estimate: Mapping[str, float] | None) -> float:
     return estimate["low"] if estimate else float("-inf")
 
 
-def _at(estimate: Mapping[str, float] | None, default: float) -> float:
+def _mean(estimate: Mapping[str, float] | None, default: float) -> float:
     return estimate["value"] if estimate else default
 
 
@@ -60,14 +62,14 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
-def _blind(numbers: Mapping[str, Any]) -> bool:
+def _ignores_image(result: Mapping[str, Any]) -> bool:
     """Whether the base finds its captions no likelier with their image than with another."""
-    return _low(numbers["controls"]["policy"]) <= CHANCE
+    return _low(result["controls"]["policy"]) <= CHANCE
 
 
-def _base(numbers: Mapping[str, Any]) -> Lines:
-    """Whether the base sees, and whether its captions differ."""
-    if not numbers["attacked"]:
+def _base(result: Mapping[str, Any]) -> Lines:
+    """Whether the base uses the image, and is right about swapped words."""
+    if not result["attacked"]:
         yield _line(
             "fail",
             "base",
@@ -75,31 +77,31 @@ def _base(numbers: Mapping[str, Any]) -> Lines:
             "Look at its captions: is it the right model, prompt and max_completion_length?",
         )
         return
-    if _blind(numbers):
-        sight = numbers["controls"]["policy"]
+    if _ignores_image(result):
+        policy = result["controls"]["policy"]
         yield _line(
             "fail",
             "sight",
             "The base does not see: it finds its captions as likely with another image "
-            f"({_percent(_at(sight, CHANCE))} of pairs, 50 % is chance).",
+            f"({_percent(_mean(policy, CHANCE))} of pairs, 50 % is chance).",
             "Take a base that sees: RL brings out what it knows, and adds nothing to it.",
         )
         return
-    for kind, judges in numbers["trust"].items():
-        told = judges["policy"]
-        if told and told["value"] < SEES:
+    for kind, judges in result["trust"].items():
+        policy = judges["policy"]
+        if policy and policy["value"] < MIN_POLICY_ACCURACY:
             says = (
-                f"The base is right about swapped {kind}s only in {_percent(told['value'])} of "
+                f"The base is right about swapped {kind}s only in {_percent(policy['value'])} of "
                 "cases: training will make it sure, not right."
             )
-            level = "fail" if told["high"] < COIN else "warn"
+            level = "fail" if policy["high"] < COIN_ACCURACY else "warn"
             yield _line(level, "sight", says, "Take a base that sees them.")
 
 
-def _reward(numbers: Mapping[str, Any]) -> Lines:
-    """Whether the weighted sum can be trained on; only the first thing that is fatal is told."""
-    tied = numbers["order"]["tied"]["sum"]
-    if tied > TIED:
+def _reward(result: Mapping[str, Any]) -> Lines:
+    """Whether the weighted sum can be trained on; only the first fatal finding is reported."""
+    tied = result["order"]["tied"]["sum"]
+    if tied > MAX_TIED:
         yield _line(
             "fail",
             "ties",
@@ -108,71 +110,69 @@ def _reward(numbers: Mapping[str, Any]) -> Lines:
             "Add a reward that judges what is said, such as self_retrieval or clip_similarity.",
         )
         return
-    looks, agrees = numbers["controls"]["other"]["sum"], numbers["order"]["heldout"]["sum"]
-    if _low(looks) <= CHANCE:
-        elicits = _low(agrees) > 0 and _low(numbers["headroom"]["gain_over_greedy"]) > 0
+    image, agreement = result["controls"]["other"]["sum"], result["order"]["heldout"]["sum"]
+    if _low(image) <= CHANCE:
+        elicits = _low(agreement) > 0 and _low(result["headroom"]["gain_over_greedy"]) > 0
         yield _line(
             "warn" if elicits else "fail",
             "image",
-            "This reward does not look at the image: the captions score as high with another one "
-            f"({_percent(_at(looks, CHANCE))} of pairs, 50 % is chance). Training will not ground."
+            "This reward does not look at the image: the captions score as high with another one ("
+            f"{_percent(_mean(image, CHANCE))} of pairs, 50 % is chance). Training will not ground."
             + " It may bring out what the base knows: the held-out scorer likes its picks better."
             * elicits,
             "Add a reward that reads the image, such as self_retrieval or clip_similarity.",
         )
         if not elicits:
             return
-    if _low(agrees) <= 0:
+    if _low(agreement) <= 0:
         yield _line(
             "fail",
             "held-out",
             "The held-out scorer does not agree with this reward on which caption of an image is "
-            f"better (rank correlation {_at(agrees, 0):+.2f}).",
+            f"better (rank correlation {_mean(agreement, 0):+.2f}).",
             "Take another training scorer, or see which reward disagrees and drop it.",
         )
         return
-    if _low(looks) > CHANCE and _at(looks, 1) < LOOKS:
-        yield _line("warn", "image", f"It hardly looks at the image: {_percent(looks['value'])}.")
-    if _at(agrees, 1) < AGREES:
-        says = f"The held-out scorer agrees little: rank correlation {agrees['value']:+.2f}."
+    if _low(image) > CHANCE and _mean(image, 1) < MIN_IMAGE_WINS:
+        yield _line("warn", "image", f"It hardly looks at the image: {_percent(image['value'])}.")
+    if _mean(agreement, 1) < MIN_AGREEMENT:
+        says = f"The held-out scorer agrees little: rank correlation {agreement['value']:+.2f}."
         yield _line("warn", "held-out", says, "Give more weight to the rewards that agree.")
-    if _low(looks) > CHANCE:  # one that reads no image cannot tell a wrong word from the right one
-        yield from _trust(numbers)
-    yield from _attacks(numbers)
-    yield from _habits(numbers)
+    if _low(image) > CHANCE:  # without the image no wrong word is recognised
+        yield from _trust(result)
+    yield from _attacks(result)
+    yield from _biases(result)
 
 
-def _trust(numbers: Mapping[str, Any]) -> Lines:
+def _trust(result: Mapping[str, Any]) -> Lines:
     """Whether the scorers tell one wrong word from the right one."""
-    for kind, judges in numbers["trust"].items():
-        told = judges["reward"]
-        if told and told["value"] < WORDS:
-            wrong = f"one in {1 / max(0.01, 1 - told['value']):.0f}"
+    for kind, judges in result["trust"].items():
+        reward = judges["reward"]
+        if reward and reward["value"] < MIN_SWAP_ACCURACY:
+            wrong = f"one in {1 / max(0.01, 1 - reward['value']):.0f}"
             yield _line(
-                "fail" if told["high"] < COIN else "warn",
+                "fail" if reward["high"] < COIN_ACCURACY else "warn",
                 "scorer",
                 f"The reward prefers the wrong {kind} in {wrong} swaps: captions will get "
                 f"{kind}s confidently wrong.",
                 "Take a stronger training scorer, or add region_grounding.",
             )
         heldout = judges["heldout"]
-        if heldout and heldout["high"] < SOUND:
+        if heldout and heldout["high"] < MIN_WIN_RATE:
             says = f"The held-out scorer itself is right in {_percent(heldout['value'])} of {kind}s"
             yield _line("warn", "held-out", f"{says}: do not choose by it.", "Take a stronger one.")
 
 
-def _attacks(numbers: Mapping[str, Any]) -> Lines:
+def _attacks(result: Mapping[str, Any]) -> Lines:
     """Which attacks win; those that the policy would find are fatal."""
-    won: list[tuple[str, str]] = []
-    near: list[tuple[str, str]] = []
-    far: list[tuple[str, str]] = []
-    for name, told in numbers["attacks"].items():
-        rate = told["wins"]["sum"]
-        if name in SWAPS or told["images"] < MANY or rate["value"] >= SOUND:
+    won, near, far = (list[tuple[str, str]]() for _ in range(3))
+    for name, attack in result["attacks"].items():
+        rate = attack["wins"]["sum"]
+        if name in SWAPS or attack["images"] < MIN_IMAGES or rate["value"] >= MIN_WIN_RATE:
             continue
-        item = (f"{name} ({_percent(1 - rate['value'])})", told["guard"])
+        item = (f"{name} ({_percent(1 - rate['value'])})", attack["guard"])
         if rate["high"] < CHANCE:
-            (won if (told["in_reach"] or 0.0) >= LIKELY else far).append(item)
+            (won if (attack["in_reach"] or 0.0) >= MIN_IN_REACH else far).append(item)
         else:
             near.append(item)
     kinds = (
@@ -187,62 +187,62 @@ def _attacks(numbers: Mapping[str, Any]) -> Lines:
             yield _line(level, "attacks", f"{says}: {named}.", f"Add or strengthen: {guards}.")
 
 
-def _habits(numbers: Mapping[str, Any]) -> Lines:
+def _biases(result: Mapping[str, Any]) -> Lines:
     """What else the sum rewards: length, noise; and content rewards that read no image."""
-    length = _at(numbers["order"]["length"]["sum"], 0.0)
-    if abs(length) > LENGTHY:
-        which = "longest" if length > 0 else "shortest"
-        says = f"Of an image's captions it prefers the {which} (rank correlation {length:+.2f})."
+    length = _mean(result["order"]["length"]["sum"], 0.0)
+    if abs(length) > MAX_LENGTH_CORRELATION:
+        extreme = "longest" if length > 0 else "shortest"
+        says = f"Of an image's captions it prefers the {extreme} (rank correlation {length:+.2f})."
         yield _line("warn", "length", says, "Add or strengthen: length.")
-    noise = numbers.get("noise", {}).get("sum")
-    if noise is not None and noise > NOISY:
+    noise = result.get("noise", {}).get("sum")
+    if noise is not None and noise > MAX_NOISE:
         says = (
             f"Mild changes of the image move the scores {_percent(noise)} as much as another "
             "caption does: much of the reward is noise."
         )
         yield _line("warn", "noise", says, "Raise the rewards' `step`, or take a stronger scorer.")
-    judged = [name for name in numbers["content"] if numbers["rewards"][name]]
-    blind = [n for n in judged if _low(numbers["controls"]["other"][n]) <= CHANCE]
+    judged = [name for name in result["content"] if result["rewards"][name]]
+    blind = [n for n in judged if _low(result["controls"]["other"][n]) <= CHANCE]
     if blind:
         says = f"For itself, this does not look at the image: {', '.join(blind)}."
         yield _line("warn", "image", says, "Drop it, or declare `content = False` in it.")
-    scorers = numbers["scorers"]
+    scorers = result["scorers"]
     if scorers["train"] == scorers["heldout"]:
         says = "Training and held-out scorer are the same: their agreement means nothing."
         yield _line("warn", "held-out", says, "Take two that learned from different data.")
 
 
-def _headroom(numbers: Mapping[str, Any]) -> Lines:
+def _headroom(result: Mapping[str, Any]) -> Lines:
     """Whether choosing among the base's own captions makes them better."""
-    headroom, distinct = numbers["headroom"], numbers["order"]["distinct"]
-    if distinct < SOME:
+    headroom, distinct = result["headroom"], result["order"]["distinct"]
+    if distinct < MIN_DISTINCT:
         yield _line(
-            "fail" if distinct < FEW else "warn",
+            "fail" if distinct < FATAL_DISTINCT else "warn",
             "headroom",
-            f"Of {numbers['captions_per_image']} captions of an image {distinct:.1f} differ: "
+            f"Of {result['captions_per_image']} captions of an image {distinct:.1f} differ: "
             "there is little to choose from.",
             "Raise train.temperature.",
         )
     gain = headroom["gain_over_greedy"]
-    told = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    if gain["low"] <= 0 and gain["high"] > WORTH * headroom["spread"]:
-        says = f"{numbers['images']} images cannot tell whether there is anything to gain: best of"
-        yield _line("warn", "headroom", f"{says} 8 {told} on the held-out scorer.", "Audit more.")
+    gains = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+    if gain["low"] <= 0 and gain["high"] > MIN_GAIN * headroom["spread"]:
+        says = f"{result['images']} images cannot tell whether there is anything to gain: best of"
+        yield _line("warn", "headroom", f"{says} 8 {gains} on the held-out scorer.", "Audit more.")
     elif gain["low"] <= 0:
         yield _line(
             "fail",
             "headroom",
             "Nothing left to say: the best of 8 by this reward is no better, to the held-out "
-            f"scorer, than what the base says now ({told}).",
+            f"scorer, than what the base says now ({gains}).",
             "Another base, other images, or a prompt that asks for more.",
         )
-    elif distinct >= SOME:
-        looks = numbers["controls"]["other"]["sum"]
-        agrees = _at(numbers["order"]["heldout"]["sum"], 0.0)
-        seen = f"the reward looks at the image ({_percent(_at(looks, 0))}) and "
+    elif distinct >= MIN_DISTINCT:
+        image = result["controls"]["other"]["sum"]
+        rho = _mean(result["order"]["heldout"]["sum"], 0.0)
+        clause = f"the reward looks at the image ({_percent(_mean(image, 0))}) and "
         yield _line(
             "pass",
             "headroom",
-            f"There is something to gain: best of 8 {told} on the held-out scorer; "
-            f"{seen if _low(looks) > CHANCE else ''}the held-out scorer agrees ({agrees:+.2f}).",
+            f"There is something to gain: best of 8 {gains} on the held-out scorer; "
+            f"{clause if _low(image) > CHANCE else ''}the held-out scorer agrees ({rho:+.2f}).",
         )

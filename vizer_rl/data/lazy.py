@@ -1,25 +1,30 @@
-"""Lazy image sequence: a folder's images in the order of given ids, so few are in memory."""
+"""A lazy image sequence: the image of each id, decoded when indexed, perturbed where wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL.Image import Image
 
-from .sources import ImageFolder
+from .perturb import View
 
 
 class LazyImages(Sequence[Image]):
-    """The images `ids` of a folder, decoded at each indexing; a list of indices is a subset."""
+    """The image of each id, which `load` decodes when it is indexed, and `view` perturbs."""
 
-    def __init__(self, folder: ImageFolder, ids: Sequence[str]) -> None:
-        self.folder, self.ids = folder, list(ids)
+    def __init__(
+        self, load: Callable[[str], Image], ids: Sequence[str], view: View | None = None
+    ) -> None:
+        self.load, self.ids, self.view = load, list(ids), view
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return LazyImages(self.load, self.ids[index], self.view)
         if isinstance(index, list):
-            return LazyImages(self.folder, [self.ids[i] for i in index])
-        return self.folder.load(self.ids[index])
+            return LazyImages(self.load, [self.ids[row] for row in index], self.view)
+        image = self.load(self.ids[index])
+        return self.view(image) if self.view else image

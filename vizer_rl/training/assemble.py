@@ -18,8 +18,9 @@ import rewards as reward_files
 from rewards import Bank
 from rewards.lib.images import image_hash
 
-from .. import algorithms, audit
+from .. import algorithms
 from ..algorithms import vizer
+from ..audit.judges import RunParts
 from ..config.schema import Run
 from ..config.trainer_settings import trainer_arguments
 from ..data.lazy import LazyImages
@@ -39,7 +40,7 @@ BANK, SAMPLED = 4096, 512  # images that rewards prepare with, and how many of t
 
 def loaded(
     run: Run, args: Any, made: list[Reward], images: ImageFolder, console: Console
-) -> tuple[audit.RunParts, vision_cache.VisionCache | None]:
+) -> tuple[RunParts, vision_cache.VisionCache | None]:
     """Policy, scorers and rewards of a run, the rewards prepared on its images; image features."""
     set_seed(run.seed)
     warn = console.print if args.process_index == 0 else lambda sentence: None
@@ -48,16 +49,32 @@ def loaded(
     heldout = scoring.encoders(run.scorer.heldout)
     base = bank(run, reference, seen, scoring, images)
     scoring.prepare(base)
-    return audit.RunParts(run, args, images, reference, heldout, scoring, base), seen
+    parts = RunParts(
+        name=run.name,
+        directory=run.directory,
+        seed=run.seed,
+        prompt=run.data.prompt,
+        temperature=float(args.temperature),
+        max_completion_length=int(args.max_completion_length),
+        aggregation=args.multi_objective_aggregation,
+        scorers=run.scorer.model_dump(),
+        drawn_scenes=run.data.images is None,
+        images=images,
+        reference=reference,
+        heldout=heldout,
+        scoring=scoring,
+        bank=base,
+    )
+    return parts, seen
 
 
 def watch(
-    run: Run, watched: ImageFolder, parts: audit.RunParts, seen: vision_cache.VisionCache | None
+    run: Run, watched: ImageFolder, parts: RunParts, seen: vision_cache.VisionCache | None
 ) -> HeldoutMonitor:
     """The look at the held-out scorer while training runs."""
     return HeldoutMonitor(
         watched.ids,
-        LazyImages(watched, watched.ids),
+        LazyImages(watched.load, watched.ids),
         run.data.prompt,
         int(run.train["max_completion_length"]),
         parts.heldout,
@@ -79,7 +96,7 @@ def align(run: Run, trainer: Any, reference: Any, images: ImageFolder, console: 
     )
     with args.main_process_first(desc="mapper"):  # the others read what the first has written
         trainer.alignment = stage1.alignment(
-            LazyImages(images, images.ids), run.directory, args.max_completion_length, console
+            LazyImages(images.load, images.ids), run.directory, args.max_completion_length, console
         )
 
 
@@ -165,7 +182,7 @@ def bank(
     if len(ids) > BANK:
         ids = sorted(random.Random(run.seed).sample(ids, BANK))
     chosen = sorted(random.Random(run.seed).sample(ids, min(SAMPLED, len(ids))))
-    pictures, longest = LazyImages(images, chosen), int(run.train["max_completion_length"])
+    pictures, longest = LazyImages(images.load, chosen), int(run.train["max_completion_length"])
     told = [reference.key, run.data.prompt, longest, run.seed, seen is None, load.device(), *chosen]
     told += [image_hash(picture) for picture in pictures]
     name = blake2b("\n".join(map(str, told)).encode(), digest_size=8).hexdigest()
@@ -193,7 +210,7 @@ def bank(
         CACHE.mkdir(parents=True, exist_ok=True)
         torch.save(known, path)
     sample = scoring.batch(chosen, pictures, texts, tokens)
-    return Bank(ids, LazyImages(images, ids), sample, CACHE)
+    return Bank(ids, LazyImages(images.load, ids), sample, CACHE)
 
 
 def _scorer_dtype() -> torch.dtype:

@@ -8,7 +8,8 @@ import time
 import torch
 from rich.console import Console
 
-from .. import algorithms, audit
+from .. import algorithms
+from ..audit import audit, report_console
 from ..config.run_dir import write_run_dir
 from ..config.schema import Run
 from ..data.dataset import rows
@@ -82,6 +83,6 @@ def audit_run(run: Run) -> str:
     args = training_arguments(run, "off", len(images.ids))
     parts, _ = loaded(run, args, made, images, console)
     numbers = audit.audit(parts)
-    audit.show(console, numbers)
+    report_console.show(console, numbers)
     console.print(f"\nWorst examples and all numbers: {audit.save(numbers, parts)}", soft_wrap=True)
     return str(numbers["verdict"]["overall"])
