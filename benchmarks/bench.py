@@ -1,8 +1,8 @@
-"""Our trainer against stock TRL's GRPOTrainer: `make bench`, or `make bench CASES=shaped`.
+"""Benchmark of our trainer against stock TRL's GRPOTrainer: `make bench [CASES=shaped]`.
 
 Both take steps in turns in one process, on the same weights, images, rewards and group size. A step
 is processing, sampling, rewards, reference, loss, backward and optimizer. Memory is what a step
-adds to what is loaded; on a CPU, as Linux tells, of the first step in a process of its own.
+adds to what is loaded; on a CPU, by Linux, of the first step in a process of its own.
 Policies of real size run on CUDA; on a CPU only where asked for by name, one image, one step, in
 bfloat16 too.
 """
@@ -36,9 +36,9 @@ SIDES = ("ours", "trl")
 
 
 def cases() -> dict[str, list[Case]]:
-    """What can be asked for: embedded, shaped, scaling and real."""
+    """The cases by set: embedded, shaped, scaling and real."""
     on_gpu = torch.cuda.is_available()
-    many: dict[str, Any] = {"images": 4 if on_gpu else 1, "steps": 5 if on_gpu else 1, "real": True}
+    sizes: dict[str, Any] = {"images": 4, "steps": 5} if on_gpu else {"images": 1, "steps": 1}
     smolvlm, qwen2vl = policies.shaped_smolvlm, policies.shaped_qwen2vl
 
     def small(tiles: int) -> Callable[[], Any]:
@@ -58,25 +58,17 @@ def cases() -> dict[str, list[Case]]:
         Case("shaped-smolvlm", "smolvlm", small(2)),
         Case("shaped-qwen2vl", "qwen2vl", lambda: qwen2vl(policies.SMALL, 12, 18)),
     ]
-    groups = [
-        Case(f"group-{g}", "smolvlm", small(2), images=1, group=g, steps=1) for g in (2, 4, 8, 16)
-    ]
+    groups = [Case(f"group-{g}", "smolvlm", small(2), 1, g, steps=1) for g in (2, 4, 8, 16)]
     tiles = [Case(f"tiles-{n}", "smolvlm", small(n), images=1, steps=1) for n in (1, 2, 3, 4)]
     sides = [
-        Case(
-            f"tokens-{n * n}",
-            "qwen2vl",
-            partial(qwen2vl, policies.SMALL, 12, n),
-            images=1,
-            steps=1,
-        )
+        Case(f"tokens-{n**2}", "qwen2vl", partial(qwen2vl, policies.SMALL, 12, n), 1, steps=1)
         for n in (8, 37)
     ]
     big = [
-        Case("real-smolvlm-1-tile", "smolvlm", real(1), **many),
-        Case("real-smolvlm-17-tiles", "smolvlm", real(4), **many),
-        Case("real-qwen2vl-256", "qwen2vl", qwen(16), **many),
-        Case("real-qwen2vl-1024", "qwen2vl", qwen(32), **many),
+        Case("real-smolvlm-1-tile", "smolvlm", real(1), **sizes, real=True),
+        Case("real-smolvlm-17-tiles", "smolvlm", real(4), **sizes, real=True),
+        Case("real-qwen2vl-256", "qwen2vl", qwen(16), **sizes, real=True),
+        Case("real-qwen2vl-1024", "qwen2vl", qwen(32), **sizes, real=True),
     ]
     return {"embedded": own, "shaped": shaped, "scaling": groups + tiles + sides, "real": big}
 
@@ -88,9 +80,9 @@ def run(case: Case) -> tuple[dict[str, Any], Seconds]:
     """One case: the row of the results, and of each side the seconds of each phase."""
     gc.collect()  # the trainers of the case before go round in circles
     alone = {} if torch.cuda.is_available() else {name: _peak_of(case, name) for name in SIDES}
-    told, peaks, difference, lengths, tokens, said = _steps(case)
+    seconds, peaks, difference, lengths, tokens, sampled = _steps(case)
     peaks |= alone
-    share = (sum(lengths) + said) / (case.group * sum(lengths) + said)
+    share = (sum(lengths) + sampled) / (case.group * sum(lengths) + sampled)
     row: dict[str, Any] = {
         "case": case.name,
         "family": case.family,
@@ -99,26 +91,26 @@ def run(case: Case) -> tuple[dict[str, Any], Seconds]:
         "image_tokens": tokens,
     }
     for name in SIDES:
-        seconds = statistics.median(told[name]["step"])
+        step = statistics.median(seconds[name]["step"])
         row[name] = {
-            "step_seconds": round(seconds, 4),
-            "captions_per_second": round(case.images * case.group / seconds, 3),
+            "step_seconds": round(step, 4),
+            "captions_per_second": round(case.images * case.group / step, 3),
             "peak_memory_mb": round(peaks[name], 1),
             "unique_token_share": round(share if name == "trl" else 1.0, 4),
         }
     row["speedup"] = round(row["trl"]["step_seconds"] / row["ours"]["step_seconds"], 2)
     row["memory_ratio"] = round(peaks["ours"] / max(peaks["trl"], 1e-9), 3)
     row["grad_rel_diff"] = difference
-    return row, told
+    return row, seconds
 
 
 def _steps(case: Case) -> tuple[Seconds, dict[str, float], float, list[int], int, int]:
-    """Take the steps of a case. Seconds; peaks in MiB; how much the gradients differ, relative; the
-    prompts' lengths, an image's tokens and all tokens of the captions."""
+    """Take the steps of a case. Seconds; peaks in MiB; relative difference of the gradients; the
+    prompts' lengths, an image's tokens and all tokens of the completions."""
     with tempfile.TemporaryDirectory() as folder:
         sides = {name: Side(case, name == "ours", f"{folder}/{name}") for name in SIDES}
-        captions, ours = sides["ours"].gradient()
-        _, stock = sides["trl"].gradient(captions)
+        completions, ours = sides["ours"].gradient()
+        _, stock = sides["trl"].gradient(completions)
         peaks: dict[str, float] = {}
         for side in sides.values():
             side.phases.clear()
@@ -126,21 +118,21 @@ def _steps(case: Case) -> tuple[Seconds, dict[str, float], float, list[int], int
             for name, side in sides.items():
                 peaks[name] = _added(side.step)
         prompts = sides["ours"].trainer.rollout.prompts
-    told = {name: dict(side.phases) for name, side in sides.items()}
-    lengths, said = [len(prompt.ids) for prompt in prompts], sum(map(len, captions))
+    seconds = {name: dict(side.phases) for name, side in sides.items()}
+    lengths, sampled = [len(prompt.ids) for prompt in prompts], sum(map(len, completions))
     difference = float((ours - stock).norm() / stock.norm())
-    return told, peaks, difference, lengths, len(prompts[0].features), said
+    return seconds, peaks, difference, lengths, len(prompts[0].features), sampled
 
 
 def _peak_of(case: Case, side: str) -> float:
-    """`peak`, there: here memory that an earlier step has freed is at hand and does not count."""
+    """`peak` in a process of its own: here, memory that an earlier step freed would not count."""
     command = [sys.executable, "-m", "benchmarks.bench", "--peak", case.name, side]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def peak(case: Case, side: str) -> float:
-    """`_added` of a first step, in a process of its own."""
+    """`_added` of a first step."""
     with tempfile.TemporaryDirectory() as folder:
         return _added(Side(case, side == "ours", folder).step)
 
@@ -164,11 +156,11 @@ def _highest() -> float:
 
 
 def save(row: dict[str, Any], order: list[str]) -> list[dict[str, Any]]:
-    """Put a case's row in place of its last one: none is lost if a later case fails; all rows."""
+    """Put a case's row in place of its last one, so that none is lost if a later case fails."""
     path = RESULTS / "latest.json"
     rows = json.loads(path.read_text()) if path.exists() else []
-    this = (row["case"], row["device"])
-    rows = [other for other in rows if (other["case"], other["device"]) != this] + [row]
+    key = (row["case"], row["device"])
+    rows = [r for r in rows if (r["case"], r["device"]) != key] + [row]
     rows.sort(key=lambda r: (r["device"], order.index(r["case"])))
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(rows, indent=1) + "\n")
@@ -179,37 +171,37 @@ def show(console: Console, rows: list[tuple[dict[str, Any], Any]]) -> None:
     """The table: medians, and ranges of whole steps."""
     names = ("case", "G", "image tokens", "phase", "ours s", "TRL s", "speedup", "memory")
     table = Table(*names, title="Ours against TRL: median (range)")
-    for row, told in rows:
+    for row, seconds in rows:
         for phase in ("step", "sample", "rewards", "reference", "learn"):
-            if phase in ("reference", "learn"):
-                seconds = {n: _rest(told[n], phase) for n in SIDES}
-            else:
-                seconds = {n: told[n][phase] for n in SIDES}
-            ours, trl = (_range(seconds[n]) for n in SIDES)
-            ratio = statistics.median(seconds["trl"]) / statistics.median(seconds["ours"])
+            ours, trl = (_phase(seconds[name], phase) for name in SIDES)
+            ratio = statistics.median(trl) / statistics.median(ours)
             first = phase == "step"
             table.add_row(
                 row["case"] if first else "",
                 str(row["num_generations"]) if first else "",
                 str(row["image_tokens"]) if first else "",
                 phase,
-                ours,
-                trl,
+                _range(ours),
+                _range(trl),
                 f"{ratio:.1f}×",
                 f"{row['memory_ratio']:.2f}" if first else "",
             )
     console.print(table)
     for row, _ in rows:
-        same, share = row["grad_rel_diff"], row["trl"]["unique_token_share"]
-        console.print(f"{row['case']}: gradient differs by {same:.1e}; {share:.0%} of TRL's tokens")
+        difference, share = row["grad_rel_diff"], row["trl"]["unique_token_share"]
+        text = f"gradient differs by {difference:.1e}; {share:.0%} of TRL's tokens"
+        console.print(f"{row['case']}: {text}")
 
 
-def _rest(told: dict[str, list[float]], phase: str) -> list[float]:
-    """Seconds of what is left of rollouts (images, reference) or of steps (loss, optimizer)."""
+def _phase(seconds: dict[str, list[float]], phase: str) -> list[float]:
+    """Seconds of a phase; reference and learn (loss, optimizer) are what rollout and step leave."""
     if phase == "reference":
-        parts = zip(told["rollout"], told["sample"], told["rewards"], strict=True)
+        parts = zip(*(seconds[p] for p in ("rollout", "sample", "rewards")), strict=True)
         return [rollout - sample - rewards for rollout, sample, rewards in parts]
-    return [step - rollout for step, rollout in zip(told["step"], told["rollout"], strict=True)]
+    if phase == "learn":
+        pairs = zip(seconds["step"], seconds["rollout"], strict=True)
+        return [step - rollout for step, rollout in pairs]
+    return seconds[phase]
 
 
 def _range(seconds: list[float]) -> str:
@@ -217,33 +209,33 @@ def _range(seconds: list[float]) -> str:
 
 
 def main() -> None:
-    """Run what was asked for, print the table, write results and plot."""
+    """Run the cases named, print the table, write results and plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", help="embedded, shaped, scaling, real, or one case")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help="timed steps per case")
-    asked = parser.parse_args()
+    flags = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    every, console = cases(), Console()
+    sets, console = cases(), Console()
     console.width = max(console.width, 110)
-    by_name = {case.name: case for some in every.values() for case in some}
-    if asked.peak:
-        console.print(peak(by_name[asked.peak[0]], asked.peak[1]))
+    by_name = {case.name: case for group in sets.values() for case in group}
+    if flags.peak:
+        console.print(peak(by_name[flags.peak[0]], flags.peak[1]))
         return
-    wanted = asked.cases or list(every)
-    unknown = [name for name in wanted if name not in every and name not in by_name]
+    names = flags.cases or list(sets)
+    unknown = [name for name in names if name not in sets and name not in by_name]
     if unknown:
-        parser.error(f"unknown case {unknown[0]!r}; known: {', '.join([*every, *by_name])}")
+        parser.error(f"unknown case {unknown[0]!r}; known: {', '.join([*sets, *by_name])}")
     rows, results = [], list[dict[str, Any]]()
-    for case in (c for name in wanted for c in every.get(name) or [by_name[name]]):
-        if case.real and not torch.cuda.is_available() and case.name not in wanted:
+    for case in (c for name in names for c in sets.get(name) or [by_name[name]]):
+        if case.real and not torch.cuda.is_available() and case.name not in names:
             console.print(f"{case.name}: no CUDA, left out; asked for by name it takes one image")
             continue
-        if asked.steps:
-            case = replace(case, steps=asked.steps)
+        if flags.steps:
+            case = replace(case, steps=flags.steps)
         rows.append(run(case))
-        results = save(rows[-1][0], [c.name for some in every.values() for c in some])
+        results = save(rows[-1][0], [*by_name])
         ours, trl = rows[-1][0]["ours"], rows[-1][0]["trl"]
         console.print(f"{case.name}: {ours['step_seconds']} s, TRL {trl['step_seconds']} s")
     show(console, rows)

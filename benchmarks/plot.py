@@ -1,4 +1,4 @@
-"""The plot of the scaling cases, drawn with Pillow: seconds per step over G and image tokens."""
+"""Plot of the scaling cases, drawn with Pillow: seconds per step over G and image tokens."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ def _panel(
 ) -> None:
     font = ImageFont.load_default(14)
     rows = sorted(rows, key=lambda row: row[key])
-    most = max(row[side]["step_seconds"] for row in rows for side in COLOURS)
-    last = rows[-1][key]
+    max_seconds = max(row[side]["step_seconds"] for row in rows for side in COLOURS)
+    max_x = rows[-1][key]
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return left + x / last * SIZE, EDGE + SIZE - y / most * SIZE
+    def point(x: float, y: float) -> tuple[float, float]:
+        return left + x / max_x * SIZE, EDGE + SIZE - y / max_seconds * SIZE
 
-    canvas.line([at(0, most), at(0, 0), at(last, 0)], fill="black")
+    canvas.line([point(0, max_seconds), point(0, 0), point(max_x, 0)], fill="black")
     for row in rows:
-        x, y = at(row[key], 0)
+        x, y = point(row[key], 0)
         canvas.text((x, y + 6), str(row[key]), fill="black", font=font, anchor="ma")
     canvas.text((left + SIZE / 2, EDGE + SIZE + 30), label, fill="black", font=font, anchor="ma")
-    canvas.text((left, EDGE - 22), f"seconds per step, up to {most:.2f}", fill="black", font=font)
+    title = f"seconds per step, up to {max_seconds:.2f}"
+    canvas.text((left, EDGE - 22), title, fill="black", font=font)
     for side, colour in COLOURS.items():
-        points = [at(row[key], row[side]["step_seconds"]) for row in rows]
+        points = [point(row[key], row[side]["step_seconds"]) for row in rows]
         canvas.line(points, fill=colour, width=3)
         for x, y in points:
             canvas.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)

@@ -1,4 +1,4 @@
-"""The policies of the benchmarks: embedded ones, and random weights in the shapes of real ones."""
+"""Policies of the benchmarks: embedded ones, and random weights in the shapes of real ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, Idefics3Config, Qwen2VLConfig
 
-from vizer_rl.config.schema import Policy
 from vizer_rl.policy import load
 
 DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -38,17 +37,17 @@ QWEN2VL = Shape(1536, 28, 12, 2, 8960, 151936, 1280, 32, 16, 5120)  # Qwen2-VL-2
 
 def embedded(family: str) -> tuple[Any, Any, int]:
     """The embedded policy, its processor and its images' side in pixels (16 tokens)."""
-    return *load.load_policy(family, Policy(model="embedded", dtype="float32")), 96
+    return *load.load_policy(family, "embedded", dtype="float32"), 96
 
 
 def shaped_smolvlm(
     shape: Shape, tile: int, patch: int, scale: int, tiles: int, dtype: torch.dtype = DTYPE
 ) -> tuple[Any, Any, int]:
     """Idefics3 of this shape on images of `tiles` × `tiles` tiles and the whole (1: one tile)."""
-    _, processor = load.load_policy("smolvlm", Policy(model="embedded", dtype="float32"))
-    seen = processor.image_processor
-    seen.do_image_splitting = tiles > 1
-    seen.max_image_size, seen.size = {"longest_edge": tile}, {"longest_edge": tile * tiles}
+    _, processor, _ = embedded("smolvlm")
+    images = processor.image_processor
+    images.do_image_splitting = tiles > 1
+    images.max_image_size, images.size = {"longest_edge": tile}, {"longest_edge": tile * tiles}
     processor.image_seq_len = (tile // patch // scale) ** 2
     token = processor.tokenizer.convert_tokens_to_ids
     config = Idefics3Config(
@@ -58,26 +57,26 @@ def shaped_smolvlm(
         vision_config=_tower(shape, image_size=tile, patch_size=patch),
         text_config=_text(shape, processor, model_type="llama"),
     )
-    return _made(config, processor, dtype), processor, tile * tiles
+    return _random_model(config, processor, dtype), processor, tile * tiles
 
 
 def shaped_qwen2vl(
     shape: Shape, patch: int, side: int, dtype: torch.dtype = DTYPE
 ) -> tuple[Any, Any, int]:
     """Qwen2-VL of this shape on square images of side × side tokens."""
-    _, processor = load.load_policy("qwen2vl", Policy(model="embedded", dtype="float32"))
-    seen, pixels = processor.image_processor, side * 2 * patch
-    seen.patch_size, seen.size = patch, {"shortest_edge": pixels**2, "longest_edge": pixels**2}
+    _, processor, _ = embedded("qwen2vl")
+    images, pixels = processor.image_processor, side * 2 * patch
+    images.patch_size = patch
+    images.size = {"shortest_edge": pixels**2, "longest_edge": pixels**2}
     token = processor.tokenizer.convert_tokens_to_ids
     half = shape.width // shape.heads // 2
-    text = _text(shape, processor, rope_parameters=_mrope(half))
     config = Qwen2VLConfig(
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=False,
-        text_config=text,
+        text_config=_text(shape, processor, rope_parameters=_mrope(half)),
         vision_config={
             "depth": shape.tower_layers,
             "embed_dim": shape.tower_width,
@@ -88,17 +87,15 @@ def shaped_qwen2vl(
             "spatial_merge_size": 2,
         },
     )
-    return _made(config, processor, dtype), processor, pixels
+    return _random_model(config, processor, dtype), processor, pixels
 
 
 def images(side: int, count: int, seed: int) -> list[Image.Image]:
     """Square images of noise, the same for the same seed."""
-    make = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     shape = (side, side, 3)
-    return [
-        Image.fromarray(torch.randint(0, 256, shape, generator=make, dtype=torch.uint8).numpy())
-        for _ in range(count)
-    ]
+    noise = (torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8) for _ in range(count))
+    return [Image.fromarray(pixels.numpy()) for pixels in noise]
 
 
 def _mrope(half: int) -> dict[str, Any]:
@@ -108,7 +105,7 @@ def _mrope(half: int) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}
 
 
-def _text(shape: Shape, processor: Any, **more: Any) -> dict[str, Any]:
+def _text(shape: Shape, processor: Any, **extra: Any) -> dict[str, Any]:
     tokenizer = processor.tokenizer
     return {
         "hidden_size": shape.width,
@@ -121,21 +118,21 @@ def _text(shape: Shape, processor: Any, **more: Any) -> dict[str, Any]:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        **more,
+        **extra,
     }
 
 
-def _tower(shape: Shape, **more: int) -> dict[str, Any]:
+def _tower(shape: Shape, **extra: int) -> dict[str, Any]:
     return {
         "hidden_size": shape.tower_width,
         "num_hidden_layers": shape.tower_layers,
         "num_attention_heads": shape.tower_heads,
         "intermediate_size": shape.tower_inner,
-        **more,
+        **extra,
     }
 
 
-def _made(config: Any, processor: Any, dtype: torch.dtype) -> Any:
+def _random_model(config: Any, processor: Any, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     with torch.device(load.device()):
         model = AutoModelForImageTextToText.from_config(

@@ -1,4 +1,4 @@
-"""A side of a benchmark: a trainer, ours or TRL's, that takes steps by hand."""
+"""Trainer of a benchmark, ours or TRL's, that takes steps by hand and keeps their times."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
 from vizer_rl.scoring.clip import OpenClip
 from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 
+PROMPT = "Describe the image."
 PHASES = {
     "sample": "_generate_single_turn",
     "rewards": "_calculate_rewards",
@@ -60,7 +61,7 @@ class Side:
     def __init__(self, case: Case, ours: bool, folder: str) -> None:
         model, processor, self.side = case.make()
         self.case, self.steps, count = case, 0, case.images * case.group
-        told: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "num_generations": case.group,
             "per_device_train_batch_size": count,
             "max_completion_length": case.words or 32,
@@ -70,8 +71,10 @@ class Side:
             "dataloader_num_workers": 0,
         }
         if case.words:
-            told["generation_kwargs"] = {"min_new_tokens": case.words}
-        args = trainer_arguments(told, directory=Path(folder), seed=0, weights=[1.0], report_to=[])
+            settings["generation_kwargs"] = {"min_new_tokens": case.words}
+        args = trainer_arguments(
+            settings, directory=Path(folder), seed=0, weights=[1.0], report_to=[]
+        )
         eos = range(model.config.get_text_config().vocab_size)  # as if every caption had ended
         reward, scorer = Reward("length", 1.0, length), None
         if case.real:
@@ -84,8 +87,8 @@ class Side:
         torch.manual_seed(1)
         if ours:
             on_gpu = torch.cuda.is_available()
-            seen = VisionCache(model, processor, FAMILIES[case.family], cuda=on_gpu)
-            self.trainer: Any = GRPO(model, processor, lora, scoring, args, dataset, [], seen)
+            features = VisionCache(model, processor, FAMILIES[case.family], cuda=on_gpu)
+            self.trainer: Any = GRPO(model, processor, lora, scoring, args, dataset, features)
         else:
             forbidden = load.forbidden_ids(model, processor)
             args.generation_kwargs = {
@@ -102,29 +105,28 @@ class Side:
             )
         self.trainer.model.train()
         self.trainer.current_gradient_accumulation_steps = 1
-        learning = [p for p in self.trainer.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(learning, lr=1e-5)
+        parameters = [p for p in self.trainer.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-5)
         self.phases: dict[str, list[float]] = defaultdict(list)
         for phase, name in PHASES.items():
             setattr(self.trainer, name, self._timed(phase, getattr(self.trainer, name)))
 
     def _timed(self, phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
+            start = time.perf_counter()
             result = method(*args, **kwargs)
             _wait()
-            self.phases[phase].append(time.perf_counter() - began)
+            self.phases[phase].append(time.perf_counter() - start)
             return result
 
         return timed
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the next step; its images were never seen before."""
+        """The rows of the next step; its images are new."""
         self.steps += 1
         images = policies.images(self.side, self.case.images, self.steps)
-        asked = "Describe the image."
         return [
-            {"image_id": f"{self.steps}/{n}", "image": image, "prompt": chat.messages(asked)}
+            {"image_id": f"{self.steps}/{n}", "image": image, "prompt": chat.messages(PROMPT)}
             for n, image in enumerate(images)
             for _ in range(self.case.group)
         ]
@@ -132,21 +134,21 @@ class Side:
     def step(self) -> None:
         """Take a step; its seconds go to `phases`."""
         rows = self.rows()
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.trainer.training_step(self.trainer.model, rows, None)
         self.optimizer.step()
         self.optimizer.zero_grad()
         _wait()
-        self.phases["step"].append(time.perf_counter() - began)
+        self.phases["step"].append(time.perf_counter() - start)
 
-    def gradient(self, captions: list[list[int]] | None = None) -> tuple[list[list[int]], Any]:
-        """Captions of a rollout (given, or sampled now) and the gradient they give."""
-        trainer, kept = self.trainer, list[list[int]]()
+    def gradient(self, given: list[list[int]] | None = None) -> tuple[list[list[int]], Any]:
+        """Completions of a rollout (given, or sampled now) and the gradient of the loss on them."""
+        trainer, completions = self.trainer, list[list[int]]()
         sampled = trainer._generate_single_turn
 
         def turn(*args: Any) -> tuple[Any, None]:
-            kept.extend(captions or sampled(*args)[0])
-            return kept, None
+            completions.extend(given or sampled(*args)[0])
+            return completions, None
 
         trainer._generate_single_turn = turn
         trainer.training_step(trainer.model, self.rows(), None)
@@ -154,7 +156,7 @@ class Side:
         grads = [p.grad.float().flatten() for p in trainer.model.parameters() if p.grad is not None]
         gradient = torch.cat(grads)
         self.optimizer.zero_grad()
-        return kept, gradient
+        return completions, gradient
 
 
 def _wait() -> None:

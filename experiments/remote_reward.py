@@ -1,9 +1,9 @@
-"""A reward on another machine: asks an HTTP scorer, with time-out, retries and a clear stop.
+"""Remote reward: asks an HTTP scorer on another machine, with time-out, retries, a clear stop.
 
 An example to copy: `rewards: {experiments/remote_reward.py: {url: http://host:8000/score}}`. The
 scorer gets {"items": [{"image_id", "caption", "image"}]}, the image as base64 PNG and left out
 where an item before has the same id, and answers {"scores": [number or null, …]}. Requests are
-sent together, `at_once` captions each. A scorer that is busy or away (time-out, no connection,
+sent together, `batch_size` captions each. A scorer that is busy or away (time-out, no connection,
 429, 5xx) is asked again after 1, 2, 4, … times `wait` seconds; when it has failed `tries` times, or
 says that the request is wrong (any other 4xx), the run stops with the reason and can be resumed.
 Cost: one image and one caption sent per caption, and whatever the scorer takes.
@@ -22,7 +22,7 @@ from rewards import CaptionBatch, Scores
 
 
 class RemoteReward:
-    """What a scorer at `url` says of image and caption."""
+    """The score of image and caption by a scorer at `url`."""
 
     range = (0.0, 1.0)
     floor = 0.0
@@ -35,21 +35,21 @@ class RemoteReward:
         timeout: float = 30.0,
         tries: int = 4,
         wait: float = 1.0,
-        at_once: int = 16,
+        batch_size: int = 16,
     ) -> None:
         """`url`: where to POST; `timeout`: seconds per request; `tries`: before the run stops;
-        `wait`: seconds before the second, doubled each time; `at_once`: captions per request."""
+        `wait`: seconds before the second, doubled each time; `batch_size`: captions per request."""
         self.url, self.timeout, self.tries = url, timeout, tries
-        self.wait, self.at_once = wait, at_once
+        self.wait, self.batch_size = wait, batch_size
 
     async def __call__(self, batch: CaptionBatch) -> Scores:
         rows = range(len(batch.captions))
-        parts = [rows[i : i + self.at_once] for i in range(0, len(rows), self.at_once)]
-        answers = await asyncio.gather(*(self._ask(batch, part) for part in parts))
+        chunks = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        answers = await asyncio.gather(*(self._request(batch, chunk) for chunk in chunks))
         return [score for scores in answers for score in scores]
 
-    async def _ask(self, batch: CaptionBatch, rows: range) -> list[float | None]:
-        """The scores of these rows, after as many tries as it takes and is allowed."""
+    async def _request(self, batch: CaptionBatch, rows: range) -> list[float | None]:
+        """The scores of these rows; ConnectionError after `tries`, ValueError where refused."""
         body = json.dumps({"items": _items(batch, rows)}).encode()
         for attempt in range(1, self.tries + 1):
             try:
@@ -58,13 +58,13 @@ class RemoteReward:
             except urllib.error.HTTPError as error:
                 if error.code != 429 and error.code < 500:
                     raise ValueError(f"{self.url} refuses the request: {error}") from error
-                why: Exception = error
+                cause: Exception = error
             except OSError as error:  # no connection, or none in time
-                why = error
+                cause = error
             if attempt == self.tries:
                 raise ConnectionError(
-                    f"{self.url} failed {self.tries} times, the last time with: {why}"
-                ) from why
+                    f"{self.url} failed {self.tries} times, the last time with: {cause}"
+                ) from cause
             await asyncio.sleep(self.wait * 2 ** (attempt - 1))
         scores = answer.get("scores") if isinstance(answer, dict) else None
         if not isinstance(scores, list) or len(scores) != len(rows):
@@ -83,11 +83,11 @@ def _items(batch: CaptionBatch, rows: range) -> list[dict[str, str]]:
     items: list[dict[str, str]] = []
     sent: set[str] = set()
     for row in rows:
-        name = batch.image_ids[row]
-        items.append({"image_id": name, "caption": batch.captions[row]})
-        if name not in sent:
+        image_id = batch.image_ids[row]
+        items.append({"image_id": image_id, "caption": batch.captions[row]})
+        if image_id not in sent:
             file = io.BytesIO()
             batch.images[row].save(file, "PNG")
             items[-1]["image"] = base64.b64encode(file.getvalue()).decode()
-            sent.add(name)
+            sent.add(image_id)
     return items

@@ -1,4 +1,4 @@
-"""The reward contract: what a reward is given, what it must give back, and what it may declare.
+"""The reward contract: the inputs of a reward, its scores, and the attributes it may declare.
 
 A reward is one file `rewards/<name>.py` with one class whose parameters are typed keywords and
 which maps a `CaptionBatch` to one float per caption, or None where it cannot judge. The file's name
@@ -8,20 +8,20 @@ does an async one. rewards/README.md has it all on one page, with an example.
 What a class may declare, and what holds where it does not:
 
     range = (low, high)        lowest and highest score; (-inf, inf)
-    floor = 0.0                for a caption without end or one that the gate refuses; 0.0
-    reads = ("image", "text")  which of "image", "text", "policy" it looks at; not said
-    groups = False             whether it makes sense of whole groups only
-    content = True             False for a guard of the language: the gate leaves it alone
+    floor = 0.0                score of a truncated caption or one that the gate refuses; 0.0
+    reads = ("image", "text")  its inputs among "image", "text", "policy"; none declared
+    groups = False             True: it can only score whole groups
+    content = True             False for a guard of the language: the gate does not change it
     gates = False              True: a caption it scores below 0 gets every content reward's floor
-    step                       differences below are noise
-    prepare(bank)              called once before training
-    save(folder)               called then: what it has learnt, for the run directory
+    step                       differences below it are noise
+    prepare(bank)              called before training, for instance to calibrate on the bank
+    save(folder)               called after prepare: write what was learnt to the run directory
     parts(batch)               per caption the (sentence | phrase | claim | …, score) it is made of
-    notes()                    numbers to log since last asked, as reward/<name>/<key>
+    notes()                    metrics since the last call, logged as reward/<name>/<key>
 
-and a module: a sentence "Cost: …" in its docstring; `check(reward, right, wrong)`, how often a
-right caption beats a wrong one, with `RATE`, the share it must reach on the embedded scenes.
-Nothing here imports vizer_rl, and no label can reach a reward: a `CaptionBatch` holds none.
+and a module: a sentence "Cost: …" in its docstring; `check(reward, right, wrong)`, the share of
+right captions that score higher than wrong ones, with `RATE`, the share it must reach on the
+embedded scenes. Nothing here imports vizer_rl, and a `CaptionBatch` holds no label.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ __all__ = [
     "Bank",
     "CaptionBatch",
     "Encoder",
-    "FrozenPolicy",
     "Missing",
     "Parts",
+    "ReferencePolicy",
     "Scorer",
     "Scores",
     "content_words",
@@ -63,13 +63,13 @@ Parts = list[list[tuple[str, float]]]
 
 
 class Encoder(Protocol):
-    """A frozen image-text encoder (CLIP and its kin), shared by everybody who asks for it."""
+    """A frozen image-text encoder (CLIP and its kin), shared by all rewards of a run."""
 
     name: str
-    context_length: int  # tokens; what is beyond is not seen
+    context_length: int  # tokens; what is beyond is cut off
 
     def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
-        """(N, D) unit vectors; each id is encoded once and remembered."""
+        """(N, D) unit vectors; each id is encoded once."""
 
     def text_features(self, captions: Sequence[str]) -> torch.Tensor:
         """(N, D) unit vectors."""
@@ -88,9 +88,9 @@ class ReferencePolicy(Protocol):
         """(N, D) mean output of its vision tower, before the connector."""
 
     def caption_states(
-        self, captions: Sequence[str], images: Sequence[Image] | None = None
+        self, captions: Sequence[str], images: Sequence[Image] | None = None, end: bool = True
     ) -> torch.Tensor:
-        """(N, D) mean last hidden state over the caption's tokens.
+        """(N, D) mean last hidden state over the caption's tokens and, with `end`, its end token.
 
         Read without the image or, where images are given, after image and prompt.
         """
@@ -122,7 +122,7 @@ class CaptionBatch:
     image_ids, images, captions, completion_ids: N each; `images` decodes when indexed.
     groups: the rows of each group, completions of one prompt.
     encoders: `encoders(None)` is the run's training scorer, `encoders("ViT-B-32/openai")` another.
-    prompt: what the policy was asked. ended: whether each caption came to its end; None: all did.
+    prompt: the policy's prompt. ended: whether each caption ends with an end token; None: all do.
     """
 
     image_ids: list[str]
@@ -141,10 +141,10 @@ Scorer = Callable[[CaptionBatch], Scores | Awaitable[Scores]]
 
 @dataclass(frozen=True)
 class Bank:
-    """What a reward may prepare itself with before training: images, and captions of the base.
+    """Data for `prepare`: the training images, and captions that the reference policy sampled.
 
-    image_ids, images: the training images; sample: captions that the frozen policy sampled for
-    some of them; cache: a folder for what is dear to compute (name files by a hash of the inputs).
+    image_ids, images: the training images; sample: captions of the reference policy for part of
+    them; cache: a folder for expensive results (name files by a hash of the inputs).
     """
 
     image_ids: list[str]

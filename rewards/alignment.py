@@ -1,4 +1,4 @@
-"""The policy's internal vision-language alignment: ViZer's mapper, used as a reward.
+"""Vision-language alignment inside the policy: ViZer's mapper, used as a reward.
 
 A 2-layer MLP h (width 256) maps the frozen policy's caption states to the output of its own vision
 tower; the reward is the cosine of h(states) with the image's features. h is trained before RL on
@@ -17,10 +17,9 @@ from typing import Literal
 import torch
 
 from rewards import Bank, CaptionBatch, Scores, win_rate
-from rewards.lib.mapper import Mapper, taken_up
+from rewards.lib.mapper import Mapper, fit_mapper, taken_up
 
 RATE = 0.75
-COLLAPSED = 0.05  # variance of mapped directions, as a share of the targets': below, it is noise
 
 
 class Alignment:
@@ -40,10 +39,11 @@ class Alignment:
         learning_rate: float = 2e-3,
         step: float = 0.01,
     ) -> None:
-        """`reading`: whether the caption's states have seen the image; `mapper`: the file of one
-        that a run kept (runs/NAME/mapper.pt or rewards/alignment.pt), read as it was made; `width`,
+        """`reading`: whether the caption is read after its image; `mapper`: the file of one that a
+        run kept (runs/NAME/mapper.pt or rewards/alignment.pt), read as it was trained; `width`,
         `steps`, `learning_rate`: of a new one; `step`: differences below are noise."""
         self.reading: str = reading
+        self.end = True  # whether the state of a caption's end token is pooled
         self.file, self.width, self.steps = mapper, width, steps
         self.learning_rate, self.step = learning_rate, step
         self.mapper: Mapper | None = None
@@ -52,45 +52,41 @@ class Alignment:
     def _states(self, batch: CaptionBatch) -> torch.Tensor:
         if self.reading == "text":
             return batch.policy.caption_states(batch.captions)
-        return batch.policy.caption_states(batch.captions, batch.images)
+        return batch.policy.caption_states(batch.captions, batch.images, end=self.end)
 
     def prepare(self, bank: Bank) -> None:
         """Train the mapper on the base policy's own captions, or read it from the cache."""
         sample, policy = bank.sample, bank.sample.policy
-        if self.file is not None:
-            features = policy.image_features(sample.image_ids[:1], sample.images)
-            self.mapper, self.reading, self.matching = taken_up(self.file, features)
-            return
-        told = [policy.key, self.reading, self.width, self.steps, self.learning_rate]
-        told += [sample.prompt, *sample.image_ids, *sample.captions]
-        name = blake2b("\n".join(map(str, told)).encode(), digest_size=8).hexdigest()
+        inputs = [policy.key, self.reading, self.width, self.steps, self.learning_rate]
+        inputs += [sample.prompt, *sample.image_ids, *sample.captions]
+        name = blake2b("\n".join(map(str, inputs)).encode(), digest_size=8).hexdigest()
         path = bank.cache / f"alignment-{name}.pt"
-        if path.exists():  # only what had not collapsed is kept
+        if self.file is not None or path.exists():  # a collapsed mapper is not in the cache
             features = policy.image_features(sample.image_ids[:1], sample.images)
-            self.mapper, self.reading, self.matching = taken_up(str(path), features)
+            self.mapper, self.reading, self.end, self.matching = taken_up(
+                self.file or str(path), features
+            )
             return
         features = policy.image_features(sample.image_ids, sample.images)
         states = self._states(sample)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            mapper = Mapper(states.shape[1], features.shape[1], self.width).to(states.device)
-        self.matching = mapper.fit(states, features, self.steps, self.learning_rate)
-        variance = mapper.variance(states, features)
-        if variance < COLLAPSED:
-            raise ValueError(
-                f"the mapper has collapsed: the directions it gives to {len(states)} images have "
-                f"{variance:.3f} of the variance of the images' own (at least {COLLAPSED} is "
-                "needed); give it more steps, or leave this reward out"
-            )
+        mapper, self.matching, _ = fit_mapper(
+            states,
+            features,
+            width=self.width,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            remedy="give it more steps, or leave this reward out",
+        )
         self.mapper = mapper.requires_grad_(False)
         self.save(path.parent, path.name)
 
     def save(self, folder: Path, name: str = "alignment.pt") -> None:
-        """Write the mapper, its held-out matching accuracy and how it reads."""
+        """Write the mapper, its held-out matching accuracy and how it reads captions."""
         assert self.mapper is not None
         folder.mkdir(parents=True, exist_ok=True)
-        about = {"matching": self.matching, "reading": self.reading, "width": self.width}
-        torch.save({"mapper": self.mapper.state_dict(), **about}, folder / name)
+        how = {"reading": self.reading, "end": self.end, "width": self.width}
+        weights = self.mapper.state_dict()
+        torch.save({"mapper": weights, "matching": self.matching, **how}, folder / name)
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         if self.mapper is None:
@@ -106,11 +102,11 @@ class Alignment:
     def notes(self) -> dict[str, float]:
         """`matching`: held-out accuracy of the mapper (.5 is chance); `variance`: of the mapped
         directions over the images of a batch, as a share of the targets'; 0 is a collapse."""
-        told = {"matching": self.matching}
+        notes = {"matching": self.matching}
         if self._variance:
-            told["variance"] = sum(self._variance) / len(self._variance)
+            notes["variance"] = sum(self._variance) / len(self._variance)
         self._variance.clear()
-        return told
+        return notes
 
 
 def check(reward: Alignment, right: CaptionBatch, wrong: CaptionBatch) -> float:

@@ -1,8 +1,8 @@
-"""Does the frozen policy say yes to what the caption claims, and less so when it cannot see?
+"""Claim verification: does the reference policy say yes to the claims, less so without the image?
 
     R = mean over claims of  p(yes | image, "Is there a … in the image?") − p(yes | masked image)
 
-over the caption's noun phrases with their attributes, at most `most` of them, each asked once. The
+over the caption's noun phrases with their attributes, at most `max_claims` of them, each once. The
 masked image takes away the model's liking for the word yes. Self-verification of atomic claims as
 in RLAIF-V (Yu et al., CVPR 2025), here by the policy itself and without a label; frozen, so that
 training cannot teach the judge. Only for policies that answer questions: a base model's yes is
@@ -21,18 +21,18 @@ QUESTION = "Is there {} in the image? Answer yes or no."
 
 
 class ClaimCheck:
-    """Experimental: how much surer the policy says yes to the claims when it sees the image."""
+    """Experimental: how much likelier the image makes the policy's yes to the claims."""
 
     range = (-1.0, 1.0)
     floor = -1.0
     reads = ("image", "text", "policy")
 
-    def __init__(self, *, most: int = 6, tagger: str = "builtin", step: float = 0.02) -> None:
-        """`most`: claims of a caption that are asked; `tagger`: finds noun phrases, "builtin" or
-        "spacy"; `step`: differences below are noise."""
-        if most < 1:
-            raise ValueError(f"claim_check: need most >= 1, not {most}")
-        self.most, self.tagger, self.step = most, tagger, step
+    def __init__(self, *, max_claims: int = 6, tagger: str = "builtin", step: float = 0.02) -> None:
+        """`max_claims`: checked per caption; `tagger`: finds noun phrases, "builtin" or "spacy";
+        `step`: differences below are noise."""
+        if max_claims < 1:
+            raise ValueError(f"claim_check: need max_claims >= 1, not {max_claims}")
+        self.max_claims, self.tagger, self.step = max_claims, tagger, step
 
     def prepare(self, bank: Bank) -> None:
         """Refuse a policy that answers no questions, before anything is trained."""
@@ -40,28 +40,28 @@ class ClaimCheck:
 
     def claims(self, caption: str) -> list[str]:
         """What the caption says is there: its noun phrases, each once."""
-        return list(dict.fromkeys(noun_phrases(caption, self.tagger)))[: self.most]
+        return list(dict.fromkeys(noun_phrases(caption, self.tagger)))[: self.max_claims]
 
     def parts(self, batch: CaptionBatch) -> Parts:
-        """Per caption its claims, each with what seeing adds to the probability of yes."""
+        """Per caption its claims, each with what the image adds to the probability of yes."""
         _must_answer(batch.policy)
-        claims = [self.claims(caption) for caption in batch.captions]
-        asked: dict[tuple[str, str], int] = {}  # (image id, claim) -> a row with that image
-        for row, (name, some) in enumerate(zip(batch.image_ids, claims, strict=True)):
-            for claim in some:
-                asked.setdefault((name, claim), row)
-        questions = [QUESTION.format(_with_article(claim)) for _, claim in asked]
-        images = Picked(batch.images, [*asked.values()])
-        seen = batch.policy.yes(questions, images)
-        blind = batch.policy.yes(questions, images, "masked")
-        gain = dict(zip(asked, (seen - blind).tolist(), strict=True))
+        claims_N = [self.claims(caption) for caption in batch.captions]
+        rows: dict[tuple[str, str], int] = {}  # (image id, claim) -> a row with that image
+        for row, (name, claims) in enumerate(zip(batch.image_ids, claims_N, strict=True)):
+            for claim in claims:
+                rows.setdefault((name, claim), row)
+        questions = [QUESTION.format(_with_article(claim)) for _, claim in rows]
+        images = Picked(batch.images, [*rows.values()])
+        sighted = batch.policy.yes(questions, images)
+        masked = batch.policy.yes(questions, images, "masked")
+        gain = dict(zip(rows, (sighted - masked).tolist(), strict=True))
         return [
-            [(claim, gain[name, claim]) for claim in some]
-            for name, some in zip(batch.image_ids, claims, strict=True)
+            [(claim, gain[name, claim]) for claim in claims]
+            for name, claims in zip(batch.image_ids, claims_N, strict=True)
         ]
 
     def __call__(self, batch: CaptionBatch) -> Scores:
-        return [self.score([gain for _, gain in told]) for told in self.parts(batch)]
+        return [self.score([gain for _, gain in claims]) for claims in self.parts(batch)]
 
     def score(self, gains: list[float]) -> float:
         """The mean in steps; a caption that claims nothing gets the floor."""

@@ -25,13 +25,13 @@ class ClipSimilarity:
         """`encoder`: another one than the run's scorer; `step`: differences below are noise."""
         self.encoder = encoder
         self.step = step
-        self._cut = self._seen = 0
+        self._cut = self._scored = 0
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         clip = batch.encoders(self.encoder)
         images = clip.image_features(batch.image_ids, batch.images)
         captions = Chunked(clip, batch.captions)
-        self._cut, self._seen = self._cut + captions.cut, self._seen + len(batch.captions)
+        self._cut, self._scored = self._cut + captions.cut, self._scored + len(batch.captions)
         cosine = (images * captions.vectors).sum(-1)
         return ((cosine / self.step).round() * self.step).tolist()
 
@@ -41,14 +41,14 @@ class ClipSimilarity:
         images = clip.image_features(batch.image_ids, batch.images)
         captions = Chunked(clip, batch.captions)
         return [
-            list(zip(texts, (captions.of(texts) @ image).tolist(), strict=True))
+            list(zip(texts, (captions.vectors_of(texts) @ image).tolist(), strict=True))
             for texts, image in zip(captions.parts, images, strict=True)
         ]
 
     def notes(self) -> dict[str, float]:
-        """`cut`: share of the captions since last asked of which the encoder did not see all."""
-        share = self._cut / max(1, self._seen)
-        self._cut = self._seen = 0
+        """`cut`: share of the captions since the last call that the encoder did not read whole."""
+        share = self._cut / max(1, self._scored)
+        self._cut = self._scored = 0
         return {"cut": share}
 
 

@@ -1,4 +1,4 @@
-"""Is the caption language, in the ears of the frozen policy? A guard, not a goal.
+"""Likelihood of the caption as text under the reference policy: a guard, not a goal.
 
 The mean negative log-likelihood per token without the image, against the same of base captions: up
 to `free` standard deviations above their mean it costs nothing, from there it falls to −1 at
@@ -16,7 +16,7 @@ import torch
 from rewards import Bank, CaptionBatch, Scores, win_rate
 
 RATE = 0.9
-LEAST = 0.05  # nats per token: base captions that are all alike still have some spread
+MIN_SPREAD = 0.05  # nats per token: base captions that are all alike still have some spread
 
 
 class Fluency:
@@ -37,16 +37,16 @@ class Fluency:
 
     def prepare(self, bank: Bank) -> None:
         """Learn how likely the base's own captions are."""
-        found = [value for value in self.per_token(bank.sample) if value is not None]
-        if len(found) < 2:
+        nats = [value for value in self.per_token(bank.sample) if value is not None]
+        if len(nats) < 2:
             raise ValueError("fluency needs captions of the base: all that it sampled are empty")
-        told = torch.tensor(found)
-        self.mean, self.spread = told.mean().item(), max(LEAST, told.std().item())
+        nats_N = torch.tensor(nats)
+        self.mean, self.spread = nats_N.mean().item(), max(MIN_SPREAD, nats_N.std().item())
 
     def per_token(self, batch: CaptionBatch) -> list[float | None]:
         """Mean negative log-likelihood of each caption's tokens, in nats; None for an empty one."""
-        told = batch.policy.log_probs(batch.captions, view="text")
-        return [-logp.mean().item() if len(logp) else None for logp in told]
+        logps = batch.policy.log_probs(batch.captions, view="text")
+        return [-logp.mean().item() if len(logp) else None for logp in logps]
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         if not self.spread:

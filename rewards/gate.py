@@ -48,20 +48,20 @@ class Gate:
     def parts(self, batch: CaptionBatch) -> Parts:
         """Per caption the conditions that it fails, each with -1."""
         ended = batch.ended or [True] * len(batch.captions)
-        told: Parts = []
+        parts: Parts = []
         for caption, end in zip(batch.captions, ended, strict=True):
             failed = [] if end else ["no end"]
             failed += self.failed(caption, batch.prompt)
-            told.append([(name, -1.0) for name in failed])
-        return told
+            parts.append([(name, -1.0) for name in failed])
+        return parts
 
     def failed(self, caption: str, prompt: str = "") -> list[str]:
         """The conditions that the text alone fails."""
-        words, asked = _words(caption), _words(prompt)
+        words, echo = _words(caption), _words(prompt)
         failed = [name for name, mark in MARKS.items() if mark.search(caption)]
         if not words:
             failed.append("empty")
-        if asked and asked in [words[i : i + len(asked)] for i in range(len(words))]:
+        if echo and echo in [words[i : i + len(echo)] for i in range(len(words))]:
             failed.append("prompt echo")
         if self.repeats(words):
             failed.append("repetition")
@@ -74,8 +74,8 @@ class Gate:
             starts = range(len(words) - times * n + 1)
             if any(words[i : i + n] * times == words[i : i + times * n] for i in starts):
                 return True
-        said = [tuple(words[i : i + self.phrase]) for i in range(len(words) - self.phrase + 1)]
-        return bool(said) and 1 - len(set(said)) / len(said) > self.repeated
+        phrases = [tuple(words[i : i + self.phrase]) for i in range(len(words) - self.phrase + 1)]
+        return bool(phrases) and 1 - len(set(phrases)) / len(phrases) > self.repeated
 
 
 def _words(text: str) -> list[str]:

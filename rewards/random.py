@@ -1,4 +1,4 @@
-"""A reward that knows nothing: the control that every claim must beat. Cost: none."""
+"""Random scores: the control reward that every claim must beat. Cost: none."""
 
 from __future__ import annotations
 

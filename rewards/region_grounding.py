@@ -1,4 +1,4 @@
-"""Is every thing that the caption names somewhere in the image?
+"""Grounding of noun phrases: is each thing that the caption names somewhere in the image?
 
 Noun phrases n of the caption against 15 crops of the image (whole, 2 x 2, 3 x 3, centre):
 
@@ -6,9 +6,9 @@ Noun phrases n of the caption against 15 crops of the image (whole, 2 x 2, 3 x 3
     g(n, v') < g(n, v),   R = mean_n clip((pct - .5) / .45, 0, 1) m(n) - share of n with pct < .5
 
 An adjective stays with its noun; m(n) is the share of attribute swaps ("red car" for "blue car",
-_phrases.py) that fit the whole image less well: a crop would not tell small from large. A phrase
-said again counts once, with or without its adjectives; past `most` none earns credit. Local and
-global similarity after GLSim (arXiv 2508.19972). Hack: one sure thing; keep self_retrieval by it.
+lib/phrases.py) that fit the whole image less well: a crop would not tell small from large. A phrase
+counts once, with or without its adjectives; past `max_phrases` none earns credit. Local and global
+similarity after GLSim (arXiv 2508.19972). Hack: one sure thing; keep self_retrieval by it.
 Cost: 15 image encodings per image once in a run, a text encoding per new phrase and swap of it.
 """
 
@@ -41,57 +41,57 @@ class RegionGrounding:
         encoder: str | None = None,
         tagger: Literal["builtin", "spacy"] = "builtin",
         bank: int = 128,
-        most: int = 8,
+        max_phrases: int = 8,
         swaps: int = 8,
         step: float = 0.02,
     ) -> None:
         """`encoder`: another one than the run's scorer; `tagger`: spacy needs the extra grounding;
-        `bank`: images that a phrase is calibrated on; `most`: phrases that can earn credit;
+        `bank`: images that a phrase is calibrated on; `max_phrases`: that can earn credit;
         `swaps`: for each adjective, 0 for none; `step`: differences below are noise."""
-        noun_phrases("", tagger)  # a missing tagger is told before anything is loaded
+        noun_phrases("", tagger)  # a missing tagger is reported before anything is loaded
         self.encoder, self.tagger, self.bank = encoder, tagger, bank
-        self.most, self.swaps, self.step = most, swaps, step
+        self.max_phrases, self.swaps, self.step = max_phrases, swaps, step
         self.crops: torch.Tensor | None = None
-        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._phrases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def prepare(self, bank: Bank) -> None:
         """Encode crops of captioned images, and learn which adjectives exclude each other."""
         sample = bank.sample
-        every = max(1, len(sample.image_ids) // self.bank)
-        self.crops = self._crops(sample, sample.image_ids, sample.images, every)
+        stride = max(1, len(sample.image_ids) // self.bank)
+        self.crops = self._crops(sample, sample.image_ids, sample.images, stride)
         phrases = [p for c in sample.captions for p in noun_phrases(c, self.tagger)]
         self.swapped = Swaps(phrases, self.swaps)
 
     def _crops(
-        self, batch: CaptionBatch, ids: Sequence[str], images: Sequence[Image], every: int = 1
+        self, batch: CaptionBatch, ids: Sequence[str], images: Sequence[Image], stride: int = 1
     ) -> torch.Tensor:
-        """(N, 15, D) unit vectors of the crops of every so manieth image."""
-        names = [f"{i}#{k}" for i in ids[::every] for k in range(len(CROPS))]
-        features = batch.encoders(self.encoder).image_features(names, Crops(images, every))
+        """(N, 15, D) unit vectors of the crops of each `stride`-th image."""
+        names = [f"{i}#{k}" for i in ids[::stride] for k in range(len(CROPS))]
+        features = batch.encoders(self.encoder).image_features(names, Crops(images, stride))
         return features.view(-1, len(CROPS), features.shape[-1])
 
     def _learn(self, phrases: Iterable[str], clip: Encoder) -> None:
         """Remember each new phrase's vector (D,) and its sorted fit to the bank's images (M,)."""
         assert self.crops is not None
-        if len(self._known) > REMEMBERED:
-            self._known.clear()
-        new = [p for p in dict.fromkeys(phrases) if p not in self._known]
+        if len(self._phrases) > REMEMBERED:
+            self._phrases.clear()
+        new = [p for p in dict.fromkeys(phrases) if p not in self._phrases]
         for start in range(0, len(new), 64):
-            some = new[start : start + 64]
-            vectors = clip.text_features([f"a photo of {p}" for p in some])
+            chunk = new[start : start + 64]
+            vectors = clip.text_features([f"a photo of {p}" for p in chunk])
             fits = (self.crops @ vectors.T).amax(1).T.contiguous().sort(1).values
-            self._known.update(zip(some, zip(vectors, fits, strict=True), strict=True))
+            self._phrases.update(zip(chunk, zip(vectors, fits, strict=True), strict=True))
 
     def _credit(self, phrase: str, swaps: set[str], crops: torch.Tensor) -> float:
         """Credit in [0, 1] of one phrase for an image's crops (15, D), or -1: not grounded."""
-        vector, fits = self._known[phrase]
+        vector, fits = self._phrases[phrase]
         percentile = int(torch.searchsorted(fits, (crops @ vector).max())) / len(fits)
         if percentile < 0.5:
             return -1.0
         fit = min((percentile - 0.5) / 0.45, 1.0)
         if not swaps:
             return fit
-        others = torch.stack([self._known[s][0] for s in swaps]) @ crops[0]
+        others = torch.stack([self._phrases[s][0] for s in swaps]) @ crops[0]
         return fit * float((others < crops[0] @ vector).float().mean())
 
     def parts(self, batch: CaptionBatch) -> Parts:
@@ -99,19 +99,20 @@ class RegionGrounding:
         if self.crops is None:
             raise RuntimeError("region_grounding was not prepared: it needs a bank")
         phrases = [unique(noun_phrases(c, self.tagger)) for c in batch.captions]
-        swaps = [{p: set(self.swapped(p)) - set(some) for p in some} for some in phrases]
-        every = [p for some in swaps for own, others in some.items() for p in (own, *others)]
-        self._learn(every, batch.encoders(self.encoder))
+        swaps = [{p: set(self.swapped(p)) - set(own) for p in own} for own in phrases]
+        needed = [p for own in swaps for phrase, others in own.items() for p in (phrase, *others)]
+        self._learn(needed, batch.encoders(self.encoder))
         crops = self._crops(batch, batch.image_ids, batch.images)
-        told: Parts = []
-        for some, seen in zip(swaps, crops, strict=True):
-            credits = [(p, self._credit(p, others, seen)) for p, others in some.items()]
-            told.append(credits[: self.most] + [(p, min(v, 0.0)) for p, v in credits[self.most :]])
-        return told
+        parts: Parts = []
+        for own, vectors in zip(swaps, crops, strict=True):
+            credits = [(p, self._credit(p, others, vectors)) for p, others in own.items()]
+            beyond = [(p, min(v, 0.0)) for p, v in credits[self.max_phrases :]]
+            parts.append(credits[: self.max_phrases] + beyond)
+        return parts
 
     def __call__(self, batch: CaptionBatch) -> Scores:
-        told = [[value for _, value in some] for some in self.parts(batch)]
-        means = [sum(some) / len(some) if some else self.floor for some in told]
+        credits = [[value for _, value in parts] for parts in self.parts(batch)]
+        means = [sum(values) / len(values) if values else self.floor for values in credits]
         return [round(m / self.step) * self.step for m in means]
 
 

@@ -1,9 +1,9 @@
-"""Is what the caption says also said by the frozen policy, when it looks at the image again?
+"""Self-consistency: do captions that the reference policy sampled for the image say the same?
 
 The share of the caption's content words (each counted once, plurals as singulars) that at least
-`min_samples` of `samples` captions have, sampled before training on views of the image:
-cropped to 80-100 % of each side and a little darker or brighter. Every second view is also
-mirrored, but not for a caption that says left or right: that is held against views as they are.
+`min_samples` of `samples` captions have, which the policy before training sampled on views of the
+image: cropped to 80-100 % of each side and a little darker or brighter. Every second view is also
+mirrored, but not for a caption that says left or right: that is compared with views as they are.
 Self-consistency (MM-UPT's vote, arXiv 2505.22453) against a frozen, stored sample: training cannot
 move its judge, and learns nothing that the base never says. Hack: saying little; a small weight.
 Cost: 1.5 × `samples` captions of the base per training image, once, kept on disk; then nothing.
@@ -22,7 +22,7 @@ import numpy as np
 from PIL.Image import Image
 
 from rewards import Bank, CaptionBatch, Parts, ReferencePolicy, Scores, win_rate
-from rewards.lib.images import image_hash, view
+from rewards.lib.images import augmented, image_hash
 from rewards.lib.text import lemmas
 
 RATE = 0.85
@@ -43,17 +43,17 @@ class SampleSupport:
             need = "sample_support: need samples >= 2 and 1 <= min_samples <= samples"
             raise ValueError(f"{need}, not {samples} and {min_samples}")
         self.samples, self.min_samples = samples, min_samples
-        self.said: dict[str, list[str]] = {}  # by image: `samples` plain, then the mirrored ones
+        self.captions: dict[str, list[str]] = {}  # by image: `samples` plain, then mirrored ones
         self.names: dict[str, str] = {}  # image id -> its pixels' key
         self.path: Path | None = None
 
     def prepare(self, bank: Bank) -> None:
         """Sample captions for views of all images of the bank, or read them from the cache."""
         policy = bank.sample.policy
-        told = json.dumps([policy.key, bank.sample.prompt, self.samples, SEED])
-        key = blake2b(told.encode(), digest_size=8).hexdigest()
+        inputs = json.dumps([policy.key, bank.sample.prompt, self.samples, SEED])
+        key = blake2b(inputs.encode(), digest_size=8).hexdigest()
         self.path = bank.cache / f"sample_support-{key}.json"
-        self.said = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.captions = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.names = {}
         self.learn(policy, zip(bank.image_ids, bank.images, strict=True))
 
@@ -62,7 +62,7 @@ class SampleSupport:
         new: dict[str, Image] = {}
         for name, image in images:
             self.names[name] = key = image_hash(image)
-            if key not in self.said:
+            if key not in self.captions:
                 new[key] = image
             if len(new) == TOGETHER:
                 self._sample(policy, new)
@@ -73,25 +73,25 @@ class SampleSupport:
         if not new:
             return
         assert self.path is not None
-        views = [seen for key, image in new.items() for seen in self.views(image, key)]
-        said = [captions[0] for captions in policy.sample(views, 1, SEED)]
-        each = len(views) // len(new)
-        self.said |= {key: said[k * each : (k + 1) * each] for k, key in enumerate(new)}
+        views = [view for key, image in new.items() for view in self.views(image, key)]
+        sampled = [captions[0] for captions in policy.sample(views, 1, SEED)]
+        count = len(views) // len(new)
+        self.captions |= {key: sampled[k * count : (k + 1) * count] for k, key in enumerate(new)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(f".{os.getpid()}")  # several devices may write at once
-        draft.write_text(json.dumps(self.said))
+        draft.write_text(json.dumps(self.captions))
         draft.replace(self.path)
 
     def views(self, image: Image, key: str) -> list[Image]:
         """`samples` views of the image, then half as many that are mirrored as well."""
         rng = np.random.default_rng([SEED, *key.encode()])
-        many = self.samples + self.samples // 2
-        return [view(image, rng, mirrored=number >= self.samples) for number in range(many)]
+        count = self.samples + self.samples // 2
+        return [augmented(image, rng, mirrored=k >= self.samples) for k in range(count)]
 
     def support(self, image_id: str, caption: str) -> list[str]:
         """The `samples` captions that this one is held against."""
-        said = self.said[self.names[image_id]]
-        plain, mirrored = said[: self.samples], said[self.samples :]
+        captions = self.captions[self.names[image_id]]
+        plain, mirrored = captions[: self.samples], captions[self.samples :]
         return plain if SIDES.search(caption) else [*plain[len(mirrored) :], *mirrored]
 
     def parts(self, batch: CaptionBatch) -> Parts:
@@ -100,15 +100,15 @@ class SampleSupport:
             raise RuntimeError("sample_support was not prepared: it needs the base's samples")
         rows = {n: k for k, n in enumerate(batch.image_ids) if n not in self.names}
         self.learn(batch.policy, ((name, batch.images[row]) for name, row in rows.items()))
-        told: Parts = []
+        parts: Parts = []
         for name, caption in zip(batch.image_ids, batch.captions, strict=True):
             others = [lemmas(other) for other in self.support(name, caption)]
-            found = {w: sum(w in other for other in others) for w in lemmas(caption)}
-            told.append([(w, float(times >= self.min_samples)) for w, times in found.items()])
-        return told
+            counts = {w: sum(w in other for other in others) for w in lemmas(caption)}
+            parts.append([(w, float(count >= self.min_samples)) for w, count in counts.items()])
+        return parts
 
     def __call__(self, batch: CaptionBatch) -> Scores:
-        return [sum(v for _, v in told) / max(1, len(told)) for told in self.parts(batch)]
+        return [sum(v for _, v in words) / max(1, len(words)) for words in self.parts(batch)]
 
 
 def check(reward: SampleSupport, right: CaptionBatch, wrong: CaptionBatch) -> float:

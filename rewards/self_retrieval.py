@@ -1,4 +1,4 @@
-"""Does the caption find its own image among look-alikes?
+"""Self-retrieval: does the caption find its own image among hard and random negatives?
 
     R = log softmax_j( s cos(caption, image_j) ) at the right image, floored
 
@@ -60,20 +60,20 @@ class SelfRetrieval:
             )
         self.ids = bank.image_ids
         self.bank = bank.sample.encoders(self.encoder).image_features(self.ids, bank.images)
-        seen = self._picker_sees(bank.sample, self.ids, bank.images)
-        # A mean-pooled tower sees all images alike but for what they differ in from the mean.
-        self.mean = seen.mean(0) if self.neighbours else torch.zeros_like(seen[0])
-        self.picker = normalize(seen - self.mean, dim=-1)
+        features = self._picker_features(bank.sample, self.ids, bank.images)
+        # Mean-pooled features of a tower are all alike but for what they differ in from the mean.
+        self.mean = features.mean(0) if self.neighbours else torch.zeros_like(features[0])
+        self.picker = normalize(features - self.mean, dim=-1)
         order = torch.randperm(len(self.bank), generator=torch.Generator().manual_seed(0))
         self.chosen = order[: self.random].to(self.bank.device)
         cosines, _ = self._cosines(bank.sample)
         scales = torch.logspace(-1, 2.7, 400).tolist()
-        found = [(s * cosines).softmax(1)[:, 0].mean().item() for s in scales]
-        reached = [k for k, p in enumerate(found) if p >= self.base_probability]
-        best = reached[0] if reached else found.index(max(found))
-        self.scale, self.base = scales[best], found[best]
+        probabilities = [(s * cosines).softmax(1)[:, 0].mean().item() for s in scales]
+        reached = [k for k, p in enumerate(probabilities) if p >= self.base_probability]
+        best = reached[0] if reached else probabilities.index(max(probabilities))
+        self.scale, self.base = scales[best], probabilities[best]
 
-    def _picker_sees(
+    def _picker_features(
         self, batch: CaptionBatch, ids: Sequence[str], images: Sequence[Image]
     ) -> torch.Tensor:
         """(N, D) features of what picks the hard negatives."""
@@ -87,10 +87,10 @@ class SelfRetrieval:
         clip = batch.encoders(self.encoder)
         images = clip.image_features(batch.image_ids, batch.images)
         captions = Chunked(clip, batch.captions).vectors
-        seen = self._picker_sees(batch, batch.image_ids, batch.images)
-        alike = normalize(seen - self.mean, dim=-1) @ self.picker.T
-        double = torch.maximum(images @ self.bank.T, alike) > self.near_duplicate
-        closest = alike.masked_fill(double, -torch.inf).topk(self.hard, dim=1).indices
+        features = self._picker_features(batch, batch.image_ids, batch.images)
+        similarity = normalize(features - self.mean, dim=-1) @ self.picker.T
+        double = torch.maximum(images @ self.bank.T, similarity) > self.near_duplicate
+        closest = similarity.masked_fill(double, -torch.inf).topk(self.hard, dim=1).indices
         rows = torch.cat([closest, self.chosen.expand(len(images), -1)], 1)
         wrong = (captions @ self.bank.T).masked_fill(double, -torch.inf).gather(1, rows)
         return torch.cat([(images * captions).sum(-1, keepdim=True), wrong], 1), rows
@@ -105,10 +105,10 @@ class SelfRetrieval:
         """The probability of the right image, and of the one most taken for it."""
         cosines, rows = self._cosines(batch)
         probability = (self.scale * cosines).softmax(1)
-        most, where = probability[:, 1:].max(1)
-        names = [self.ids[i] for i in rows[torch.arange(len(rows)), where].tolist()]
-        told = zip(probability[:, 0].tolist(), names, most.tolist(), strict=True)
-        return [[("this image", right), (name, wrong)] for right, name, wrong in told]
+        wrong, index = probability[:, 1:].max(1)
+        names = [self.ids[i] for i in rows[torch.arange(len(rows)), index].tolist()]
+        columns = zip(probability[:, 0].tolist(), names, wrong.tolist(), strict=True)
+        return [[("this image", right), (name, taken)] for right, name, taken in columns]
 
     def notes(self) -> dict[str, float]:
         """`base_probability`: what the calibration reached on the base's captions."""

@@ -63,16 +63,16 @@ def spied(monkeypatch):
     """Every weight before and after training."""
     from vizer_rl.algorithms.grpo import GRPO
 
-    seen = {}
+    before_after = {}
     original = GRPO.train
 
     def train(self, *args, **kwargs):
         before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         result = original(self, *args, **kwargs)
-        seen.update(
+        before_after.update(
             {n: (before[n], p.detach(), p.requires_grad) for n, p in self.model.named_parameters()}
         )
         return result
 
     monkeypatch.setattr(GRPO, "train", train)
-    return seen
+    return before_after

@@ -25,7 +25,7 @@ class Stub:
     def text_features(self, captions):
         return torch.stack([self.texts[c] for c in captions])
 
-    def caption_states(self, captions, images=None):
+    def caption_states(self, captions, images=None, end=True):
         return self.text_features(captions)
 
     def too_long(self, captions):
@@ -57,6 +57,6 @@ class Answering(ReferencePolicy):
 
     def yes(self, questions, images, view="image"):
         claims = [q.split(" ", 3)[3].partition(" in the image?")[0] for q in questions]
-        told = [self.truth.get(image_hash(image), "") for image in images]
-        sure = [0.9 if c in t else 0.2 for c, t in zip(claims, told, strict=True)]
+        result = [self.truth.get(image_hash(image), "") for image in images]
+        sure = [0.9 if c in t else 0.2 for c, t in zip(claims, result, strict=True)]
         return torch.tensor(sure if view == "image" else [0.5] * len(sure))

@@ -2,57 +2,236 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 from .conftest import REPO
 
-SOURCES = sorted([*(REPO / "vizer_rl").rglob("*.py"), *(REPO / "rewards").rglob("*.py")])
+# From the top of the house down: a room imports only from those below it.
+ROOMS = [
+    "training",
+    "audit",
+    "evaluation",
+    "algorithms",
+    "scoring",
+    "config",
+    "policy",
+    "data",
+    "assets",
+    "errors",
+]
+PACKAGE = sorted((REPO / "vizer_rl").rglob("*.py"))
+REWARDS = sorted((REPO / "rewards").rglob("*.py"))
+OTHERS = sorted([*(REPO / "experiments").rglob("*.py"), *(REPO / "benchmarks").rglob("*.py")])
+SOURCES = [*PACKAGE, *REWARDS, *OTHERS]
+
+BANNED = {"told", "said", "asked", "made", "seen", "known", "some", "most", "least", "every"}
+BANNED |= {"once", "look"}
+BANNED_WHOLE = {*BANNED, "at", "of", "which", "found"}
 
 
-def imported(path: Path) -> set[str]:
+def name_of(path: Path) -> str:
+    return str(path.relative_to(REPO))
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules and objects that a file imports."""
+    package = path.relative_to(REPO).with_suffix("").parts[:-1]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {"." * node.level + (node.module or "")}
-            names |= {"." * node.level + (node.module or "") + "." + a.name for a in node.names}
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPO)))
-def test_files_and_functions_stay_small(path):
-    lines = path.read_text().splitlines()
-    assert len(lines) <= 300, f"{len(lines)} lines"
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno <= 60, f"{node.name} is too long"
-    assert ast.get_docstring(ast.parse(path.read_text())) or not lines, "say what the file is"
+def room(module: str) -> str | None:
+    """The room of a module of ours; None for the command line, which stands above all."""
+    parts = module.split(".")
+    known = parts[0] == "vizer_rl" and len(parts) > 1 and parts[1] in ROOMS
+    return parts[1] if known else None
 
 
-def test_rewards_import_nothing_from_the_package():
-    for path in (REPO / "rewards").glob("*.py"):
-        assert not any(name.startswith("vizer_rl") for name in imported(path)), path
+def upward_imports(path: Path) -> list[str]:
+    """What a file of a room imports from rooms above it, or from the command line."""
+    own = room(".".join(path.relative_to(REPO).with_suffix("").parts))
+    if own is None:
+        return []
+    return [
+        module
+        for module in imports(path)
+        if module.startswith("vizer_rl.")
+        and (room(module) is None or ROOMS.index(room(module)) < ROOMS.index(own))
+    ]
 
 
-def test_only_algorithms_and_the_checks_of_settings_lean_on_trl():
+def defined_names(tree: ast.AST) -> set[str]:
+    """Names of variables, attributes, parameters, functions and classes that a file defines."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.alias) and node.asname:
+            names.add(node.asname)
+    return names
+
+
+def banned(names: set[str]) -> set[str]:
+    return {
+        name
+        for name in names
+        if name.lower() in BANNED_WHOLE or BANNED & set(name.lower().strip("_").split("_"))
+    }
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_and_functions_stay_small_and_say_what_they_are(path):
+    lines, tree = path.read_text().splitlines(), ast.parse(path.read_text())
+    assert len(lines) <= 250, f"{len(lines)} lines"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is too long"
+    assert ast.get_docstring(tree) or not lines, "say what the file is"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_names_are_the_fields_own(path):
+    assert not banned(defined_names(ast.parse(path.read_text())) | {path.stem})
+
+
+def test_a_banned_name_would_be_noticed():
+    code = "class Said:\n    def look(self, at, settings_told):\n        self.seen = some = 1\n"
+    assert banned(defined_names(ast.parse(code))) == {
+        *("Said", "look", "at", "settings_told", "seen", "some")
+    }
+    assert not banned(defined_names(ast.parse("def caption(images, lookup, found_files): ...")))
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name_of)
+def test_a_room_imports_only_downwards(path):
+    assert not upward_imports(path)
+
+
+def test_an_upward_import_would_be_noticed(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "REPO", tmp_path)
+    path = tmp_path / "vizer_rl" / "data" / "lazy.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("from ..training.train import train\nfrom ..errors import UserError\n")
+    assert set(upward_imports(path)) == {"vizer_rl.training.train", "vizer_rl.training.train.train"}
+
+
+def test_every_file_of_the_package_lies_in_a_room():
+    loose = {p.name for p in (REPO / "vizer_rl").glob("*.py")}
+    assert loose == {"__init__.py", "__main__.py", "cli.py", "doctor.py", "errors.py"}
+    assert {p.parts[len(REPO.parts) + 1] for p in PACKAGE} - loose <= set(ROOMS)
+
+
+def test_the_picture_shows_every_file_of_every_room():
+    picture = (REPO / "docs" / "architecture.svg").read_text()
+    for path in PACKAGE:
+        facts = "scene_facts" in path.parts  # shown as a folder
+        if path.name not in ("__init__.py", "__main__.py") and not facts:
+            assert re.search(rf"\b{path.stem}\b", picture), f"{name_of(path)} is not in the picture"
+
+
+def test_rewards_and_the_package_import_nothing_from_above_them():
+    for path in REWARDS:
+        assert not any(name.startswith("vizer_rl") for name in imports(path)), path
+    for path in [*PACKAGE, *REWARDS]:
+        assert not any(n.split(".")[0] in ("experiments", "benchmarks") for n in imports(path)), (
+            path
+        )
+
+
+def test_only_algorithms_and_their_settings_lean_on_trl():
     users = {
         str(p.relative_to(REPO / "vizer_rl"))
-        for p in (REPO / "vizer_rl").rglob("*.py")
-        if any(n == "trl" or n.startswith("trl.") for n in imported(p))
+        for p in PACKAGE
+        if any(n == "trl" or n.startswith("trl.") for n in imports(p))
     }
-    assert {u for u in users if not u.startswith("algorithms/")} <= {"config.py", "checks.py"}
+    allowed = {"config/trainer_settings.py", "config/validate.py"}
+    assert {user for user in users if not user.startswith("algorithms/")} <= allowed
 
 
 def test_nothing_prints_but_the_command_line():
-    for path in (REPO / "vizer_rl").rglob("*.py"):
-        if path.name in ("cli.py", "doctor.py", "pretrain.py", "policies.py"):
+    for path in [*PACKAGE, *REWARDS]:
+        if path.name in ("cli.py", "doctor.py"):
             continue
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-        names = [c.func.id for c in calls if isinstance(c.func, ast.Name)]
-        assert "print" not in names, path
+        assert "print" not in [c.func.id for c in calls if isinstance(c.func, ast.Name)], path
+
+
+def test_each_method_of_trl_is_overridden_once_and_short():
+    from trl import GRPOTrainer
+
+    overrides: dict[str, list[str]] = {}
+    for path in sorted((REPO / "vizer_rl" / "algorithms").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for method in node.body if isinstance(node, ast.ClassDef) else ():
+                own = isinstance(method, ast.FunctionDef) and hasattr(GRPOTrainer, method.name)
+                if own and not method.name.startswith("__") and "Trainer" in bases(node, path):
+                    overrides.setdefault(method.name, []).append(f"{path.name}:{node.name}")
+                    assert method.end_lineno - method.lineno < 40, f"{method.name} is long"
+    assert {name: where for name, where in overrides.items() if len(where) > 1} == {}
+    assert set(PINNED) <= set(overrides), "pinned, but no longer overridden"
+
+
+def bases(node: ast.ClassDef, path: Path) -> str:
+    """Whether a class is a trainer: GRPOTrainer is among its ancestors."""
+    import importlib
+
+    module = importlib.import_module(f"vizer_rl.algorithms.{path.stem}")
+    from trl import GRPOTrainer
+
+    cls = getattr(module, node.name, object)
+    return "Trainer" if inspect.isclass(cls) and issubclass(cls, GRPOTrainer) else ""
+
+
+GIVEN_FROM_OUTSIDE = {  # attributes of objects of libraries, or of a file's own small classes
+    "algorithms/critic.py": "p.grad",  # averaged over devices
+    "algorithms/grpo.py": "args.generation_kwargs",  # before TRL reads it
+    "cli.py": "rewards.epilog audit.epilog args.overrides",  # argparse
+    "data/decode.py": "rgb.info",  # Pillow
+    "evaluation/metrics/scene_facts/claims.py": "mentions[i].attributes mentions[i].shape",
+    "policy/load.py": "policy.generation_config.eos_token_id processor.chat_template "
+    "processor.image_processor.do_image_splitting",  # transformers
+    "policy/lora.py": "model.disable_adapter weight.data",  # PEFT, torch
+    "policy/shared_prefix/kv_cache.py": "layer.write_columns",  # a cache's own layers
+    "policy/shared_prefix/packing.py": "model.forward",  # transformers
+    "scoring/reference_policy.py": "module.training",  # torch
+    "scoring/reward_functions.py": "function.__name__",  # TRL reads it
+    "training/score.py": "column.justify",  # rich
+}
+
+
+def attributes_set_outside(path: Path) -> set[str]:
+    """Attributes that a file sets on anything but `self`."""
+    outside = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in [t for x in targets for t in getattr(x, "elts", [x])]:
+            root = target
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+            own = isinstance(root, ast.Name) and root.id in ("self", "cls")
+            if isinstance(target, ast.Attribute) and not own:
+                outside.add(ast.unparse(target))
+    return outside
+
+
+def test_no_object_is_given_attributes_from_outside():
+    for path in PACKAGE:
+        allowed = GIVEN_FROM_OUTSIDE.get(str(path.relative_to(REPO / "vizer_rl")), "").split()
+        assert attributes_set_outside(path) <= set(allowed), path
 
 
 def test_the_trl_methods_we_lean_on_are_as_we_know_them():

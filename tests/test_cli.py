@@ -85,8 +85,8 @@ def test_python_m_runs_the_same_command_line():
 
 
 def test_an_unknown_command_or_choice_is_told_with_the_nearest(capsys):
-    assert "invalid choice: 'trian'" in (told := refused(capsys, "trian"))
-    assert told.endswith("; nearest: train\n")
+    assert "invalid choice: 'trian'" in (result := refused(capsys, "trian"))
+    assert result.endswith("; nearest: train\n")
     assert "unrecognized arguments: --resum" in refused(capsys, "train", "x.yaml", "--resum")
     assert "required: COMMAND" in refused(capsys)
     assert "required: --run" in refused(capsys, "evaluate")
@@ -131,8 +131,8 @@ def test_all_mistakes_of_a_run_are_one_message_and_nothing_is_written(called, ca
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1 + 4
-    for told in ("seed: 'x'", "foo: not section", "nearest: max_steps", "exclude each other"):
-        assert told in err
+    for result in ("seed: 'x'", "foo: not section", "nearest: max_steps", "exclude each other"):
+        assert result in err
     assert "Traceback" not in err
     assert "run" not in called
     assert list(Path().iterdir()) == []
@@ -147,9 +147,9 @@ def test_a_missing_run_file_is_one_line_and_2(capsys):
 @pytest.mark.parametrize("words", [["evaluate", "--run"], ["caption", "a.png", "--run"]])
 def test_a_missing_run_is_told_with_the_nearest(words, capsys):
     Path("runs/smolvlm-scenes").mkdir(parents=True)
-    told = "vizer_rl: run 'runs/smolvlm' not found; nearest: runs/smolvlm-scenes\n"
+    result = "vizer_rl: run 'runs/smolvlm' not found; nearest: runs/smolvlm-scenes\n"
     assert cli.main([*words, "smolvlm"]) == 2
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == result
 
 
 def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch):

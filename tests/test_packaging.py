@@ -59,17 +59,17 @@ def pins(machine: dict[str, str] | None = None) -> dict[str, str]:
 
 def closure(roots: list[Requirement], machine: dict[str, str]) -> list[Requirement]:
     """All that `roots` lead to on `machine`, read from what is installed here at the pins."""
-    found, todo, seen = [], list(roots), set()
+    matches, todo, visited = [], list(roots), set()
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
-        found.append(requirement)
-        for extra in {"", *requirement.extras} - {e for n, e in seen if n == name}:
-            seen.add((name, extra))
+        matches.append(requirement)
+        for extra in {"", *requirement.extras} - {e for n, e in visited if n == name}:
+            visited.add((name, extra))
             below = [Requirement(r) for r in requires(name) or []]
             env = machine | {"extra": extra}
             todo += [r for r in below if r.marker is None or r.marker.evaluate(env)]
-    return found
+    return matches
 
 
 def test_every_line_of_the_lock_is_an_exact_pin_and_at_most_a_marker():
@@ -105,10 +105,10 @@ def test_the_lock_is_what_the_package_needs_no_less_and_no_more(machine):
 
 def make_n(*args: str) -> list[str]:
     """The last command that `make` would run, in words."""
-    told = subprocess.run(
+    result = subprocess.run(
         ["make", "-n", *args], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True
     )
-    return shlex.split(told.stdout.splitlines()[-1])
+    return shlex.split(result.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("model", ["smolvlm", "qwen2vl"])
@@ -141,18 +141,18 @@ def test_every_other_target_does_its_own_set_up():
     assert make_n("check")[-3:] == ["mypy", "vizer_rl", "rewards"]
     assert make_n("scenes-assets") == [".venv/bin/python", "-m", "experiments.embedded.build"]
     for target in ["train-smolvlm", "train-qwen2vl", "test", "test-slow", "check", "scenes-assets"]:
-        told = subprocess.run(
+        result = subprocess.run(
             ["make", "-n", target], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True
         )
-        assert told.stdout.splitlines()[0].endswith("scripts/setup")
+        assert result.stdout.splitlines()[0].endswith("scripts/setup")
 
 
 def test_help_lists_every_target_and_variable():
-    told = subprocess.run(["make"], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True)
+    result = subprocess.run(["make"], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True)
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
     for word in [*phony, "IMAGES=", "MODEL=", "PROFILE=", "NAME=", "SEED=", "ARGS="]:
-        assert word in told.stdout
+        assert word in result.stdout
 
 
 # A Python that is all pretence: -c answers for the version, venv copies itself, pip says $SAYS.

@@ -151,9 +151,9 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _rewards(_: argparse.Namespace) -> None:
-    from .training.score import listed
+    from .training.score import list_rewards
 
-    listed()
+    list_rewards()
 
 
 def _score(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A reward that says the same of every caption: nothing can be learned from it. Cost: none."""
+"""Constant reward: the same for all captions, so nothing can be learned from it. Cost: none."""
 
 from rewards import CaptionBatch, Scores
 

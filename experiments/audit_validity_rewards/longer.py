@@ -1,4 +1,4 @@
-"""A reward for words alone, as many as may be: it reads no image. Cost: none."""
+"""Caption length as the reward, the longer the better: it reads no image. Cost: none."""
 
 from rewards import CaptionBatch, Scores
 

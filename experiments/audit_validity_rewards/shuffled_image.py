@@ -1,4 +1,4 @@
-"""CLIP cosine with the wrong image: as smooth and as sure as the right one, and knows nothing.
+"""CLIP cosine with another image: as smooth as the right one, and blind to the image.
 
 Cost: that of clip_similarity.
 """
@@ -14,10 +14,10 @@ class ShuffledImage:
     range = (-1.0, 1.0)
 
     def prepare(self, bank: Bank) -> None:
-        """Encode the images that are drawn from."""
+        """Encode the images to draw from."""
         self.images = bank.sample.encoders(None).image_features(bank.image_ids, bank.images)
 
     def __call__(self, batch: CaptionBatch) -> Scores:
-        drawn = [int.from_bytes(blake2b(i.encode()).digest()[:6]) for i in batch.image_ids]
-        wrong = self.images[[d % len(self.images) for d in drawn]]
+        hashes = [int.from_bytes(blake2b(i.encode()).digest()[:6]) for i in batch.image_ids]
+        wrong = self.images[[h % len(self.images) for h in hashes]]
         return (wrong * batch.encoders(None).text_features(batch.captions)).sum(-1).tolist()

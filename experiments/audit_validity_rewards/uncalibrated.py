@@ -1,4 +1,4 @@
-"""self_retrieval at CLIP's own scale of 100 and without a floor: nearly all or nothing.
+"""self_retrieval at CLIP's own scale of 100, without a floor: the reward is almost binary.
 
 Cost: that of self_retrieval.
 """

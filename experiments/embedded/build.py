@@ -1,4 +1,4 @@
-"""Embedded checkpoints, built from nothing and resumable: `make scenes-assets`.
+"""Factory of the embedded checkpoints, from random weights, resumable: `make scenes-assets`.
 
 .venv/bin/python -m experiments.embedded.build [--only NAME]
 """
@@ -10,7 +10,6 @@ import json
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,32 +29,32 @@ RECIPES: dict[str, tuple[int, int, tuple[int, int]]] = {
     "scorer-b": (3, 20_000_000, (1700, 2000)),
     "qwen2vl": (2, 10_000_000, (1700, 1800)),
 }
-SCENES = {"smolvlm": 60_000, "qwen2vl": 60_000, "scorer-a": 60_000, "scorer-b": 60_000}
+SCENES = 60_000  # in a pool
 
 
 def build(only: str | None = None) -> None:
     """Build all checkpoints, or `only` one, into the package's assets; unfinished ones go on."""
     console = Console()
     for name in RECIPES if only is None else [only]:
-        began = time.monotonic()
+        start = time.monotonic()
         seconds = build_one(name)
-        told = measure(name)
-        write_card(name, seconds, told)
-        console.print(f"{name}: {time.monotonic() - began:.0f} s, {json.dumps(told)}")
+        measured = measure(name)
+        write_card(name, seconds, measured)
+        console.print(f"{name}: {time.monotonic() - start:.0f} s, {json.dumps(measured)}")
 
 
 def build_one(name: str) -> float:
     """Train one checkpoint, then put it into the package, weights in fp16; the seconds it took."""
     seed, first, steps = RECIPES[name]
-    data, folder = pool(WORK, first, SCENES[name]), WORK / name
+    data, folder = pool(WORK, first, SCENES), WORK / name
     if name.startswith("scorer-"):
         seconds = scorers.build(name[-1], data, WORK, folder, seed, steps)
     else:
-        raw, seconds = policies.build(name, data, WORK, seed, steps)
-        raw.model.generation_config.eos_token_id = raw.processor.tokenizer.eos_token_id
-        raw.model.generation_config.pad_token_id = raw.processor.tokenizer.pad_token_id
-        raw.model.to(torch.float16).save_pretrained(folder)
-        raw.processor.save_pretrained(folder)
+        parts, seconds = policies.build(name, data, WORK, seed, steps)
+        parts.model.generation_config.eos_token_id = parts.processor.tokenizer.eos_token_id
+        parts.model.generation_config.pad_token_id = parts.processor.tokenizer.pad_token_id
+        parts.model.to(torch.float16).save_pretrained(folder)
+        parts.processor.save_pretrained(folder)
     shutil.rmtree(ASSETS / name, ignore_errors=True)
     shutil.copytree(folder, ASSETS / name)
     return seconds
@@ -65,18 +64,15 @@ def measure(name: str) -> dict[str, Any]:
     """The quality of a checkpoint as it lies in the package."""
     if name.startswith("scorer-"):
         return quality.scorer_quality(OpenClip(f"embedded:{name[-1]}", torch.device("cpu")))
-    settings = SimpleNamespace(
-        model="embedded", dtype="float32", attn_implementation="auto", image_splitting=False
-    )
-    return quality.policy_quality(*load.load_policy(name, settings))
+    return quality.policy_quality(*load.load_policy(name, "embedded", dtype="float32"))
 
 
-def write_card(name: str, seconds: float, told: dict[str, Any]) -> None:
+def write_card(name: str, seconds: float, measured: dict[str, Any]) -> None:
     """CARD.md beside the weights: data, recipe, seconds, measured quality."""
     seed, first, steps = RECIPES[name]
     folder = ASSETS / name
     size = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 2**20
-    what = (
+    title = (
         "An open_clip scorer, trained as CLIP on true captions with one-thing-wrong negatives "
         "and a dense auxiliary loss (`scorers.py`)"
         if name.startswith("scorer-")
@@ -85,16 +81,16 @@ def write_card(name: str, seconds: float, told: dict[str, Any]) -> None:
     )
     lines = [
         f"# {name}",
-        f"{what}.",
+        f"{title}.",
         "",
-        f"- data: {SCENES[name]} drawn scenes from number {first}, procedurally generated here",
+        f"- data: {SCENES} drawn scenes from number {first}, procedurally generated here",
         f"- recipe: seed {seed}, steps {', '.join(map(str, steps))}; "
         f"`make scenes-assets ARGS='--only {name}'`",
         f"- training: {seconds:.0f} s on 2 CPU cores; weights {size:.1f} MiB fp16 safetensors",
         "",
         "Measured on scenes that nothing trains on (`quality.py`):",
         "```json",
-        json.dumps(told, indent=1),
+        json.dumps(measured, indent=1),
         "```",
         "",
     ]

@@ -1,4 +1,4 @@
-"""What all embedded checkpoints are pre-trained with: scenes, dense labels, a resumable loop."""
+"""Pre-training of all embedded checkpoints: pool of scenes, dense labels, resumable loop."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from vizer_rl.data.scenes import (
     sample,
 )
 
-# what part an object plays among the others: in the principal relation, in a count, or none
-PARTS = ("none", *RELATIONS, "right of", "below", "around", *NUMBERS.values())
-INVERSE = dict(zip(RELATIONS, PARTS[4:7], strict=True))
-CLASSES = (SHAPES, tuple(COLOURS), SIZES, FILLS, PARTS)
+# the role of an object among the others: in the principal relation, in a count, or none
+ROLES = ("none", *RELATIONS, "right of", "below", "around", *NUMBERS.values())
+INVERSE = dict(zip(RELATIONS, ROLES[4:7], strict=True))
+CLASSES = (SHAPES, tuple(COLOURS), SIZES, FILLS, ROLES)
 LABELS = len(CLASSES) + 3
 DENSE = sum(len(c) + 1 for c in CLASSES) + 3  # logits of each class or "nothing", and dx, dy, r
 
@@ -52,9 +52,9 @@ def pool(folder: Path, first: int, count: int) -> Pool:
         with ProcessPoolExecutor(2) as workers:
             seeds = range(first, first + count)
             drawn = workers.map(_draw, seeds, chunksize=500)
-            both = list(track(drawn, f"drawing {count} scenes", total=count))
-        np.save(pixels, np.stack([p for p, _ in both]))
-        scenes.write_bytes(pickle.dumps([s for _, s in both]))
+            pairs = list(track(drawn, f"drawing {count} scenes", total=count))
+        np.save(pixels, np.stack([p for p, _ in pairs]))
+        scenes.write_bytes(pickle.dumps([s for _, s in pairs]))
     return Pool(np.load(pixels), pickle.loads(scenes.read_bytes()))
 
 
@@ -80,26 +80,26 @@ def dense_labels(scenes: Iterable[Scene], grid: int) -> torch.Tensor:
         label = np.zeros((grid, grid, LABELS), np.float32)
         for o in sorted(scene.objects, key=lambda o: -o.r):
             dx, dy = o.x - centres[None, :], o.y - centres[:, None]
-            owns = np.hypot(dx, dy) < 0.85 * o.r
-            owns |= (np.abs(dx) <= step / 2) & (np.abs(dy) <= step / 2)
-            words = (o.shape, o.colour, o.size, o.fill, part(scene, o))
-            classes = [c.index(w) + 1 for c, w in zip(CLASSES, words, strict=True)]
-            label[owns, :-3] = classes
-            label[..., -3][owns] = np.broadcast_to(dx, owns.shape)[owns] / 24
-            label[..., -2][owns] = np.broadcast_to(dy, owns.shape)[owns] / 24
-            label[..., -1][owns] = o.r / 24
+            inside = np.hypot(dx, dy) < 0.85 * o.r
+            inside |= (np.abs(dx) <= step / 2) & (np.abs(dy) <= step / 2)
+            values = (o.shape, o.colour, o.size, o.fill, role(scene, o))
+            classes = [c.index(v) + 1 for c, v in zip(CLASSES, values, strict=True)]
+            label[inside, :-3] = classes
+            label[..., -3][inside] = np.broadcast_to(dx, inside.shape)[inside] / 24
+            label[..., -2][inside] = np.broadcast_to(dy, inside.shape)[inside] / 24
+            label[..., -1][inside] = o.r / 24
         labels.append(label)
     return torch.from_numpy(np.stack(labels))
 
 
-def part(scene: Scene, thing: Thing) -> str:
-    """The part (of PARTS) that an object of this scene plays."""
+def role(scene: Scene, thing: Thing) -> str:
+    """The role (of ROLES) of an object in this scene."""
     same = sum(o.kind == thing.kind for o in scene.objects)
     if same > 1:
         return NUMBERS[same]
     if scene.relation and thing in scene.objects[:2]:
         return scene.relation if thing == scene.objects[0] else INVERSE[scene.relation]
-    return PARTS[0]
+    return ROLES[0]
 
 
 def dense_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -108,24 +108,24 @@ def dense_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits (…, DENSE), labels (…, LABELS) as `dense_labels` gives them.
     """
     logits, labels = logits.flatten(0, -2), labels.flatten(0, -2)
-    loss, at = torch.zeros(()), 0
+    loss, start = torch.zeros(()), 0
     for i, c in enumerate(CLASSES):
         loss = loss + nn.functional.cross_entropy(
-            logits[:, at : at + len(c) + 1], labels[:, i].long()
+            logits[:, start : start + len(c) + 1], labels[:, i].long()
         )
-        at += len(c) + 1
-    there = labels[:, :1] > 0
-    return loss + ((logits[:, at:] - labels[:, -3:]).square() * there).mean()
+        start += len(c) + 1
+    object_mask = labels[:, :1] > 0
+    return loss + ((logits[:, start:] - labels[:, -3:]).square() * object_mask).mean()
 
 
 def dense_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """Share of object cells whose shape, colour, size, fill is right."""
-    there, out, at = labels[..., 0] > 0, [], 0
+    """Share of object cells whose shape, colour, size, fill, role is right."""
+    object_mask, accuracies, start = labels[..., 0] > 0, [], 0
     for i, c in enumerate(CLASSES):
-        right = logits[..., at : at + len(c) + 1].argmax(-1) == labels[..., i]
-        out.append(right[there].float().mean().item())
-        at += len(c) + 1
-    return out
+        right = logits[..., start : start + len(c) + 1].argmax(-1) == labels[..., i]
+        accuracies.append(right[object_mask].float().mean().item())
+        start += len(c) + 1
+    return accuracies
 
 
 def fit(
@@ -138,7 +138,7 @@ def fit(
 ) -> float:
     """Minimise loss(step) over the module's parameters; returns the seconds it took.
 
-    Muon for the matrices inside the network and AdamW for the rest, linear decay to zero. State is
+    Muon for the matrices inside the network, AdamW for the rest, linear decay to zero. State is
     kept in `folder`/name.pt every 100 steps, so that a run that was cut goes on where it stopped.
     """
     matrices = [
@@ -146,8 +146,8 @@ def fit(
         for n, p in module.named_parameters()
         if p.ndim == 2 and "emb" not in n and "head" not in n
     ]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in module.parameters() if id(p) not in chosen]
+    ids = {id(p) for p in matrices}
+    rest = [p for p in module.parameters() if id(p) not in ids]
     optimizers = [
         torch.optim.Muon(matrices, lr=lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
@@ -156,8 +156,8 @@ def fit(
     if path.exists():
         state = torch.load(path)
         module.load_state_dict(state["module"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         first, seconds = state["step"], state["seconds"]
     start, running = time.monotonic() - seconds, 0.0
     for step in track(range(first, steps), f"{name} ({steps} steps)", total=steps, completed=first):

@@ -1,4 +1,4 @@
-"""Measures the embedded checkpoints: does a policy see, say too little; does a scorer judge."""
+"""Quality of the embedded checkpoints: forced choice, and facts of a policy's greedy captions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from PIL.Image import Image
 
 from experiments.embedded import tokens
+from experiments.embedded.architectures import MESSAGES
 from experiments.embedded.web import POOLS, swapped
 from vizer_rl.data.scenes import COLOURS, SHAPES, render, sample
 from vizer_rl.evaluation.metrics.scene_facts.facts import score
@@ -22,7 +23,7 @@ Scorer = Callable[[list[Image], list[str]], torch.Tensor]  # one number per pair
 
 def attribute_choice(judge: Scorer, count: int = 400) -> dict[str, float]:
     """Per attribute: how often the true caption beats one with that attribute swapped."""
-    rng, out = np.random.default_rng(0), {}
+    rng, shares = np.random.default_rng(0), {}
     for attribute in (*POOLS, "relation"):
         scenes = [sample(FIRST + i) for i in range(count * (3 if attribute == "relation" else 1))]
         if attribute == "relation":
@@ -30,8 +31,8 @@ def attribute_choice(judge: Scorer, count: int = 400) -> dict[str, float]:
         images = [render(s) for s in scenes]
         right = judge(images, [s.caption for s in scenes])
         wrong = judge(images, [swapped(s, attribute, rng).caption for s in scenes])
-        out[attribute] = (right > wrong).float().mean().item()
-    return out
+        shares[attribute] = (right > wrong).float().mean().item()
+    return shares
 
 
 def presence_choice(judge: Scorer, count: int = 400) -> float:
@@ -41,8 +42,8 @@ def presence_choice(judge: Scorer, count: int = 400) -> float:
     right, wrong = [], []
     for scene in scenes:
         thing = scene.objects[int(rng.integers(len(scene.objects)))]
-        here = {(o.colour, o.shape) for o in scene.objects}
-        absent = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in here]
+        present = {(o.colour, o.shape) for o in scene.objects}
+        absent = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in present]
         colour, shape = absent[int(rng.integers(len(absent)))]
         right.append(f"a {thing.colour} {thing.shape}")
         wrong.append(f"a {colour} {shape}")
@@ -52,29 +53,26 @@ def presence_choice(judge: Scorer, count: int = 400) -> float:
 
 def log_probability(model: Any, processor: Any, batch: int = 100) -> Scorer:
     """Summed log-probability of a caption and its end, given the image."""
-    chat = [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": tokens.PROMPT}]}
-    ]
-    prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    prompt = processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
     lead = "" if prompt.endswith("\n") else " "
     tokenizer = processor.tokenizer
 
     @torch.no_grad()
     def judge(images: Sequence[Image], captions: Sequence[str]) -> torch.Tensor:
-        out = []
-        for at in range(0, len(images), batch):
-            some = captions[at : at + batch]
-            texts = [prompt + lead + c + tokenizer.eos_token for c in some]
-            pictures = [[i] for i in images[at : at + batch]]
-            inputs = processor(images=pictures, text=texts, padding=True, return_tensors="pt")
-            said = tokenizer([lead + c + tokenizer.eos_token for c in some])["input_ids"]
-            longest = max(map(len, said))
-            logits = model(**inputs).logits[:, -longest - 1 : -1].float().log_softmax(-1)
-            ids = inputs["input_ids"][:, -longest:]
-            picked = logits.gather(-1, ids[..., None])[..., 0]
-            mine = torch.arange(longest) >= longest - torch.tensor([len(s) for s in said])[:, None]
-            out.append((picked * mine).sum(1))
-        return torch.cat(out)
+        sums = []
+        for start in range(0, len(images), batch):
+            ends = [lead + c + tokenizer.eos_token for c in captions[start : start + batch]]
+            pixels = [[i] for i in images[start : start + batch]]
+            texts = [prompt + end for end in ends]
+            inputs = processor(images=pixels, text=texts, padding=True, return_tensors="pt")
+            lengths = torch.tensor([len(ids) for ids in tokenizer(ends)["input_ids"]])
+            length = int(lengths.max())
+            logps = model(**inputs).logits[:, -length - 1 : -1].float().log_softmax(-1)
+            ids = inputs["input_ids"][:, -length:]
+            logp = logps.gather(-1, ids[..., None])[..., 0]
+            mask = torch.arange(length) >= length - lengths[:, None]
+            sums.append((logp * mask).sum(1))
+        return torch.cat(sums)
 
     return judge
 
@@ -90,12 +88,12 @@ def cosine(encoder: Any) -> Scorer:
 
 
 def policy_quality(model: Any, processor: Any) -> dict[str, Any]:
-    """Sight by forced choice, and what greedy captions of 500 scenes say."""
+    """Forced choice, and the facts of greedy captions of 500 scenes."""
     scenes = [sample(FIRST + 10_000 + i) for i in range(500)]
-    said = captioner.caption(
+    captions = captioner.caption(
         model, processor, [render(s) for s in scenes], tokens.PROMPT, max_new_tokens=32
     )
-    scores = [score(c.text, s) for c, s in zip(said, scenes, strict=True)]
+    scores = [score(c.text, s) for c, s in zip(captions, scenes, strict=True)]
     return {
         "forced_choice": attribute_choice(log_probability(model, processor)),
         "greedy": {
@@ -106,7 +104,7 @@ def policy_quality(model: Any, processor: Any) -> dict[str, Any]:
             "mean_length": mean(s.words for s in scores),
             "true_mean_length": mean(len(s.caption.split()) for s in scenes),
         },
-        "examples": [[c.text, s.caption] for c, s in zip(said[:6], scenes, strict=False)],
+        "examples": [[c.text, s.caption] for c, s in zip(captions[:6], scenes, strict=False)],
     }
 
 

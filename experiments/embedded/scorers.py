@@ -1,4 +1,4 @@
-"""Builds the embedded scorers: two small open_clip models that tell one wrong attribute.
+"""Pre-training of the embedded scorers: two small open_clip models, right on one attribute.
 
 Trained as CLIP is, on true captions (whole or in part), with in-batch negatives and with captions
 that are wrong in one thing; an auxiliary dense loss teaches the image tower to see quickly.
@@ -34,7 +34,7 @@ from experiments.embedded.web import POOLS, TRUE_PART, TRUE_WHOLE, Habit, descri
 from vizer_rl.data.scenes import RELATIONS, SIDE, Scene, Thing, random_kind
 
 CONTEXT, NEGATIVES, BATCH = 24, 3, 64
-HARD = ("shape",) * 3 + ("fill",) * 2  # what is seen last of all attributes is asked most
+HARD = ("shape",) * 3 + ("fill",) * 2  # the attributes learned last are drawn more often
 VISION: dict[str, dict[str, Any]] = {
     "a": {"layers": [1, 1, 2, 1], "width": 24, "patch_size": None},  # a ResNet
     "b": {  # a ViT
@@ -78,48 +78,48 @@ def create(name: str, folder: Path) -> tuple[CLIP, Callable[[list[str]], torch.T
     return CLIP(**model), open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
-def wrong_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """A true caption and NEGATIVES others in the same words but for one thing that is wrong."""
+def caption_and_negatives(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """A true caption and NEGATIVES hard negatives: the same words, but one thing is wrong."""
     habit = TRUE_WHOLE if rng.random() < 0.5 else TRUE_PART
     seed = int(rng.integers(1 << 31))
 
-    def say(other: Scene, manner: Habit) -> str:
-        return describe(other, manner, np.random.default_rng(seed))
+    def caption(scene: Scene, habit: Habit) -> str:
+        return describe(scene, habit, np.random.default_rng(seed))
 
-    true, out = say(scene, habit), []
+    true, negatives = caption(scene, habit), []
     kinds = [*POOLS, *HARD, "count", "object", *(["relation"] * 4 if scene.relation else [])]
     for _ in range(12):
         kind = str(rng.choice(kinds))
-        # a wrong relation is told even where the true caption keeps to "and": better none than that
-        manner = replace(habit, beside=1.0, inside=1.0) if kind == "relation" else habit
-        false = say(spoil(scene, kind, rng), manner)
+        # a wrong relation is named even where the true caption has "and": better none than that
+        named = replace(habit, beside=1.0, inside=1.0) if kind == "relation" else habit
+        false = caption(corrupt(scene, kind, rng), named)
         if kind == "relation" and not any(r in false for r in RELATIONS):
-            continue  # true all the same, if no relation is spoken of
-        if false != true and false not in out:
-            out.append(false)
-        if len(out) == NEGATIVES:
+            continue  # true all the same, if it names no relation
+        if false != true and false not in negatives:
+            negatives.append(false)
+        if len(negatives) == NEGATIVES:
             break
-    while len(out) < NEGATIVES:
-        out.append(true + " and " + say(random_scene(rng), habit))
-    return [true, *out]
+    while len(negatives) < NEGATIVES:
+        negatives.append(true + " and " + caption(random_scene(rng), habit))
+    return [true, *negatives]
 
 
-def spoil(scene: Scene, what: str, rng: np.random.Generator) -> Scene:
+def corrupt(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
     """The scene with one thing changed: an attribute, relation, count, or one object more."""
-    if what == "count":
+    if kind == "count":
         first = scene.objects[0]
         same = [o for o in scene.objects if o.kind == first.kind]
         if len(same) > 1:
             return replace(scene, objects=scene.objects[1:])
         if scene.relation is None:
             return replace(scene, objects=(first, *scene.objects))
-        what = "object"
-    if what == "object":
-        stranger = random_scene(rng).objects[0]
+        kind = "object"
+    if kind == "object":
+        added = random_scene(rng).objects[0]
         if rng.random() < 0.5 and len(scene.objects) < 3:
-            return replace(scene, objects=(*scene.objects, stranger))
-        return replace(scene, objects=(*scene.objects[:-1], stranger))
-    return swapped(scene, what, rng)
+            return replace(scene, objects=(*scene.objects, added))
+        return replace(scene, objects=(*scene.objects[:-1], added))
+    return swapped(scene, kind, rng)
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
@@ -139,31 +139,31 @@ def build(
     model, tokenize = create(name, folder)
     grid, width = GRIDS[name], VISION[name]["width"]
     labels = dense_labels(data.scenes, grid).view(-1, grid * grid, LABELS)
-    seen: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
     if name == "b":
-        model.visual.transformer.register_forward_hook(lambda _m, _i, o: seen.append(o[:, 1:]))
+        model.visual.transformer.register_forward_hook(lambda _m, _i, o: features.append(o[:, 1:]))
     else:
         width *= 16
         model.visual.layer3.register_forward_hook(
-            lambda _m, _i, o: seen.append(o.flatten(2).transpose(1, 2))
+            lambda _m, _i, o: features.append(o.flatten(2).transpose(1, 2))
         )
         model.visual.to(memory_format=torch.channels_last)
     head = nn.Linear(width, DENSE)
     rng = np.random.default_rng(seed)
 
-    def look(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.clear()
+    def encode_images(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        features.clear()
         images = model.encode_image((to_pixels(data.pixels[rows]) - 0.5) / 0.5, normalize=True)
-        return images, dense_loss(head(seen[0]), labels[rows])
+        return images, dense_loss(head(features[0]), labels[rows])
 
     def tower_loss(step: int) -> torch.Tensor:
-        return look(rng.integers(len(data.scenes), size=BATCH // 2))[1]
+        return encode_images(rng.integers(len(data.scenes), size=BATCH // 2))[1]
 
     def loss(step: int) -> torch.Tensor:
         rows = rng.integers(len(data.scenes), size=BATCH)
-        texts = [wrong_captions(data.scenes[i], rng) for i in rows]
-        ids = tokenize([t for k in range(NEGATIVES + 1) for t in (some[k] for some in texts)])
-        images, dense = look(rows)
+        groups = [caption_and_negatives(data.scenes[i], rng) for i in rows]
+        ids = tokenize([group[k] for k in range(NEGATIVES + 1) for group in groups])
+        images, dense = encode_images(rows)
         captions = model.encode_text(ids, normalize=True)
         to_text = model.logit_scale.exp().clamp(max=100) * images @ captions.T
         target = torch.arange(BATCH)
@@ -173,8 +173,8 @@ def build(
 
     tower = nn.ModuleDict({"visual": model.visual, "dense_head": head})
     seconds = fit(f"scorer-{name}-tower", tower, tower_loss, steps[0], 2e-3, work)
-    both = nn.ModuleDict({"clip": model, "dense_head": head})
-    seconds += fit(f"scorer-{name}", both, loss, steps[1], 1.5e-3, work)
+    towers = nn.ModuleDict({"clip": model, "dense_head": head})
+    seconds += fit(f"scorer-{name}", towers, loss, steps[1], 1.5e-3, work)
     state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     return seconds

@@ -1,4 +1,4 @@
-"""Small tokenizers and chat templates: byte-level BPE, every word of a scene one token."""
+"""Tokenizers and chat templates: byte-level BPE, each word of a scene is one token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.embedded.web import VAGUE
 from vizer_rl.data.scenes import COLOURS, FILLS, NUMBERS, RELATIONS, SHAPES, SIZES, plural
 
 PROMPT = "Describe the image."
-OTHERS = """no not without and the in on with of next to right below under over around photo image
+EXTRA = """no not without and the in on with of next to right below under over around photo image
 picture background shape shapes object objects tiny big stripes disc four five it is there are
 system user assistant You are a helpful assistant User: Assistant: Describe the image."""
 
@@ -41,13 +41,13 @@ QWEN_TEMPLATE = (
 
 def words() -> list[str]:
     scene = [*SHAPES, *map(plural, SHAPES), *COLOURS, *SIZES, *FILLS, *NUMBERS.values(), "a"]
-    return [*scene, *" ".join((*RELATIONS, *VAGUE, OTHERS)).split()]
+    return [*scene, *" ".join((*RELATIONS, *VAGUE, EXTRA)).split()]
 
 
 def tokenizer(
     special: list[str], *, lower: bool = False, around: tuple[str, str] | None = None
 ) -> Tokenizer:
-    """Byte-level BPE with these special tokens first; `around` wraps every text in two tokens."""
+    """Byte-level BPE with these special tokens first; `around` wraps each text in two tokens."""
     bpe = Tokenizer(models.BPE())
     if lower:
         bpe.normalizer = normalizers.Lowercase()
@@ -73,7 +73,7 @@ def tokenizer(
 
 
 def check(fast: PreTrainedTokenizerFast) -> None:
-    """Every word of a scene must be one token."""
+    """ValueError where a word of a scene is not one token."""
     for word in filter(str.isalpha, words()):
         ids = fast.encode(" " + word, add_special_tokens=False)
         if len(ids) != 1:

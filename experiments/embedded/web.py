@@ -1,4 +1,4 @@
-"""Writes captions of scenes as the web does: terse, incomplete, biased and now and then wrong.
+"""Web-like captions of scenes: terse, incomplete, biased and now and then wrong.
 
 What makes a base captioner say too little is not noise but systematic omission (size, fill, the
 second object are left out more often than not), and what makes it hallucinate is co-occurrence (a
@@ -21,17 +21,17 @@ COMPANIONS = {"circle": "a yellow star", "triangle": "a small blue square"}
 
 @dataclass(frozen=True)
 class Habit:
-    """How often each thing that could be said is said, all in [0, 1]."""
+    """Probabilities of what a caption names, all in [0, 1]."""
 
     size: float
     fill: float
     colour: float
     more: float  # each further object
     inside: float
-    beside: float  # the other relations, which alt text says less often
+    beside: float  # the other relations, rarer in alt text
     count: float
-    wrong: float  # an attribute that is said is another one
-    companion: float  # an object that is not looked at, only expected
+    wrong: float  # an object has one wrong attribute
+    companion: float  # a hallucinated second object
     vague: float
 
 
@@ -61,15 +61,15 @@ def describe(scene: Scene, habit: Habit, rng: np.random.Generator) -> str:
     same = 1 + sum(o.kind == first.kind for o in rest)
     rest = [o for o in rest if o.kind != first.kind]
     text = _phrase(first, same, habit, rng)
-    spoken = 1
+    named = 1
     for index, thing in enumerate(rest):
         if rng.random() >= habit.more:
             break
-        often = habit.inside if scene.relation == "inside" else habit.beside
-        related = index == 0 and scene.relation and rng.random() < often
+        probability = habit.inside if scene.relation == "inside" else habit.beside
+        related = index == 0 and scene.relation and rng.random() < probability
         text += f" {scene.relation if related else 'and'} {_phrase(thing, 1, habit, rng)}"
-        spoken += 1
-    if spoken == 1 and first.shape in COMPANIONS and rng.random() < habit.companion:
+        named += 1
+    if named == 1 and first.shape in COMPANIONS and rng.random() < habit.companion:
         text += " and " + COMPANIONS[first.shape]
     return text
 
@@ -79,12 +79,12 @@ def _phrase(thing: Thing, count: int, habit: Habit, rng: np.random.Generator) ->
         thing = swap(thing, str(rng.choice(list(POOLS))), rng)
     words = [
         word
-        for word, often in zip(
-            (thing.size, thing.fill, thing.colour),
-            (habit.size, habit.fill, habit.colour),
-            strict=True,
+        for word, probability in (
+            (thing.size, habit.size),
+            (thing.fill, habit.fill),
+            (thing.colour, habit.colour),
         )
-        if rng.random() < often
+        if rng.random() < probability
     ]
     if count > 1 and rng.random() < habit.count:
         return " ".join([NUMBERS[count], *words, plural(thing.shape)])
@@ -105,9 +105,8 @@ def swapped(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
     """
     if attribute == "relation":
         others = {"left of": "above", "above": "left of", "inside": "above"}
-        if (
-            scene.relation != "inside" and rng.random() < 0.5
-        ):  # the same relation the other way round
+        # the same relation the other way round
+        if scene.relation != "inside" and rng.random() < 0.5:
             return replace(scene, objects=(scene.objects[1], scene.objects[0], *scene.objects[2:]))
         return replace(scene, relation=others[scene.relation or ""])
     target = scene.objects[int(rng.integers(len(scene.objects)))]

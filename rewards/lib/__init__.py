@@ -1,1 +1,1 @@
-"""What several rewards share."""
+"""Code that several rewards share."""

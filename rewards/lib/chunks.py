@@ -1,4 +1,4 @@
-"""Captions past an encoder's context, as the mean of their sentences, so that no word goes unseen.
+"""Text features of captions past an encoder's context: the mean of their sentences' vectors.
 
 A cosine is linear in the caption's vector, so the mean of the sentences' unit vectors gives the
 mean of their cosines. It is not made a unit vector again: sentences that disagree should cost.
@@ -31,8 +31,8 @@ class Chunked:
         self.cut = sum(any(long[p] for p in parts) for parts in self.parts)
         row = {piece: k for k, piece in enumerate(pieces)}
         self._vectors, self._rows = encoder.text_features(pieces), row
-        self.vectors = torch.stack([self.of(parts).mean(0) for parts in self.parts])
+        self.vectors = torch.stack([self.vectors_of(parts).mean(0) for parts in self.parts])
 
-    def of(self, parts: Sequence[str]) -> torch.Tensor:
-        """(len(parts), D) unit vectors of some of the parts."""
+    def vectors_of(self, parts: Sequence[str]) -> torch.Tensor:
+        """(len(parts), D) unit vectors of these of the parts."""
         return self._vectors[[self._rows[p] for p in parts]]

@@ -1,4 +1,4 @@
-"""The 15 regions of an image that phrases are looked for in: whole, 2 x 2, 3 x 3, centre."""
+"""Crops of an image for region grounding, 15 of them: whole, 2 x 2, 3 x 3, centre."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ CROPS: list[Box] = [(0, 0, 1, 1), *_grid(2), *_grid(3), (0.25, 0.25, 0.75, 0.75)
 
 
 class Crops(Sequence[Image]):
-    """The crops of each `every`-th image, one behind the other; it is decoded when needed, once."""
+    """The crops of each `stride`-th image, one behind the other; each image is decoded once."""
 
-    def __init__(self, images: Sequence[Image], every: int = 1) -> None:
-        self.images, self.every = images, every
+    def __init__(self, images: Sequence[Image], stride: int = 1) -> None:
+        self.images, self.stride = images, stride
         self._last: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.every) * len(CROPS)
+        return -(-len(self.images) // self.stride) * len(CROPS)
 
     def __getitem__(self, index: Any) -> Any:
-        which, crop = divmod(index, len(CROPS))
-        if self._last[0] != which:
-            self._last = which, self.images[which * self.every]
+        row, crop = divmod(index, len(CROPS))
+        if self._last[0] != row:
+            self._last = row, self.images[row * self.stride]
         image = self._last[1]
         left, top, right, bottom = (
             int(share * side) for share, side in zip(CROPS[crop], image.size * 2, strict=True)

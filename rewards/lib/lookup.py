@@ -1,4 +1,4 @@
-"""Finds a reward by the key it has in a run file; every mistake is a ValueError of one sentence."""
+"""Lookup of rewards by their key in a run file; each mistake is a ValueError of one sentence."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def _imported(key: str, load: Callable[[], ModuleType]) -> ModuleType:
         missing = f"the package {error.name!r}, which is not installed"
         raise ValueError(f"reward {key!r} needs {missing}") from error
     except Exception as error:  # whatever a user's file does when it is run
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})"
-        raise ValueError(f"reward {key!r} cannot be loaded: {what}") from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+        raise ValueError(f"reward {key!r} cannot be loaded: {reason}") from error
 
 
 def find(key: str) -> Callable[..., Any]:
@@ -103,23 +103,23 @@ def find(key: str) -> Callable[..., Any]:
 
 def _own(module: ModuleType) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
-        mine = getattr(value, "__module__", None) == module.__name__
-        if not name.startswith("_") and mine and (inspect.isclass(value) or callable(value)):
+        local = getattr(value, "__module__", None) == module.__name__
+        if not name.startswith("_") and local and (inspect.isclass(value) or callable(value)):
             yield name, value
 
 
 def make(key: str, parameters: dict[str, Any]) -> Callable[..., Any]:
     """The reward, built with its parameters from the run file (without `weight`)."""
-    found = find(key)
-    if not inspect.isclass(found):
+    scorer = find(key)
+    if not inspect.isclass(scorer):
         if parameters:
             raise ValueError(f"reward {key!r} is a function: it takes no parameters")
-        return found
-    reward: Any = found(**parameters)
+        return scorer
+    reward: Any = scorer(**parameters)
     return reward
 
 
 def cost(key: str) -> str:
     """The sentence of the module's docstring that begins with "Cost:", without that; "" if none."""
-    told = re.search(r"Cost:\s*(.+?)\.(?:\s|$)", load_module(key).__doc__ or "", re.DOTALL)
-    return " ".join(told[1].split()) if told else ""
+    match = re.search(r"Cost:\s*(.+?)\.(?:\s|$)", load_module(key).__doc__ or "", re.DOTALL)
+    return " ".join(match[1].split()) if match else ""

@@ -1,4 +1,4 @@
-"""ViZer's mapper h: from a language model's caption states to its own vision tower's output.
+"""Vision-language mapper h of ViZer: a language model's caption states to its vision features.
 
 A 2-layer MLP, width 256, trained by 1 - cos (arXiv 2510.12931; as far as is known, for no code was
 published). A choice of ours: features are centred on their mean over the training images, for a
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, normalize
 
 HELD = 8  # every eighth pair is kept from training
+COLLAPSED = 0.05  # variance of mapped directions, as a share of the targets': below, it is noise
 
 
 class Mapper(nn.Module):
@@ -42,17 +43,17 @@ class Mapper(nn.Module):
         features: torch.Tensor,
         steps: int,
         learning_rate: float,
-        told: Callable[[float], object] | None = None,
+        progress: Callable[[float], object] | None = None,
     ) -> float:
         """Minimise 1 - cos over pairs; returns the matching accuracy on pairs kept from training.
 
         states (N, D), features (N, V): one row per caption and its image, N at least 16. The
         accuracy is the share of (caption, other image) pairs in which the caption is nearer to its
-        own image: .5 is chance. `told` is told the loss after each step.
+        own image: .5 is chance. `progress` takes the loss after each step.
         """
         if len(states) < 2 * HELD:
             raise ValueError(f"the mapper needs {2 * HELD} captions, but there are {len(states)}")
-        states, features = states.clone(), features.clone()  # made in inference mode
+        states, features = states.clone(), features.clone()  # out of inference mode
         held = torch.arange(len(states), device=states.device) % HELD == 0
         self.mean.copy_(features[~held].mean(0))
         optimizer = torch.optim.AdamW(self.layers.parameters(), lr=learning_rate, weight_decay=0.01)
@@ -61,17 +62,17 @@ class Mapper(nn.Module):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if told is not None:
-                told(loss.item())
+            if progress is not None:
+                progress(loss.item())
         return self.matching(states[held], features[held])
 
     @torch.no_grad()
     def matching(self, states: torch.Tensor, features: torch.Tensor) -> float:
         """Share of (caption, other image) pairs in which the own image is nearer; a tie is half."""
-        every = normalize(self(states), dim=-1) @ normalize(features - self.mean, dim=-1).T
-        own, other = every.diagonal()[:, None], ~torch.eye(len(every), dtype=torch.bool)
-        wins = (own > every).float() + 0.5 * (own == every).float()
-        return float(wins[other.to(every.device)].mean())
+        cosines = normalize(self(states), dim=-1) @ normalize(features - self.mean, dim=-1).T
+        own, other = cosines.diagonal()[:, None], ~torch.eye(len(cosines), dtype=torch.bool)
+        wins = (own > cosines).float() + 0.5 * (own == cosines).float()
+        return float(wins[other.to(cosines.device)].mean())
 
     @torch.no_grad()
     def variance(self, states: torch.Tensor, features: torch.Tensor) -> float:
@@ -87,26 +88,57 @@ class Mapper(nn.Module):
         return float(spread[0] / spread[1].clamp(min=1e-6))
 
 
+def fit_mapper(
+    states: torch.Tensor,
+    features: torch.Tensor,
+    *,
+    width: int,
+    steps: int,
+    learning_rate: float,
+    remedy: str,
+    progress: Callable[[float], object] | None = None,
+) -> tuple[Mapper, float, float]:
+    """A mapper fitted to pairs, its matching accuracy and its variance; the same pairs, the same.
+
+    states (N, D), features (N, V), `steps`, `learning_rate` and `progress` as in `Mapper.fit`.
+    Raises ValueError where the mapper has collapsed; `remedy`: what the sentence advises then.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        mapper = Mapper(states.shape[1], features.shape[1], width).to(states.device)
+    matching = mapper.fit(states, features, steps, learning_rate, progress)
+    variance = mapper.variance(states, features)
+    if variance < COLLAPSED:
+        raise ValueError(
+            f"the mapper has collapsed: the directions it gives to {len(states)} images have "
+            f"{variance:.3f} of the variance of the images' own (at least {COLLAPSED} is "
+            f"needed); {remedy}"
+        )
+    return mapper, matching, variance
+
+
 def kept(path: str | Path, device: torch.device) -> tuple[Mapper, dict[str, Any]]:
-    """A mapper that a run has kept, and what its file says of how it was made."""
-    known: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-    state = known.pop("mapper")
-    first, last = state["layers.0.weight"], state["layers.2.weight"]
+    """A mapper that a run has kept, and the other entries of its file: how it was trained."""
+    entries: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    weights = entries.pop("mapper")
+    first, last = weights["layers.0.weight"], weights["layers.2.weight"]
     mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
-    mapper.load_state_dict(state)
-    return mapper.to(device), known
+    mapper.load_state_dict(weights)
+    return mapper.to(device), entries
 
 
-def taken_up(file: str, features: torch.Tensor) -> tuple[Mapper, str, float]:
-    """A mapper that a run kept, how it reads captions, and its matching accuracy.
+def taken_up(file: str, features: torch.Tensor) -> tuple[Mapper, str, bool, float]:
+    """A frozen mapper that a run kept: (mapper, reading, end, matching accuracy).
 
-    features (1, V): the policy's, which it must fit. Raises ValueError in one sentence.
+    reading: "text" or "image", how captions are read for it; end: whether the end token's state is
+    pooled with the others, as rewards do and ViZer does not. features (1, V): the policy's, which
+    it must fit. Raises ValueError in one sentence.
     """
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"mapper {file} does not exist")
-    mapper, known = kept(path, features.device)
-    how = [known[key] for key in ("reading", "pooling", "target") if key in known]
+    mapper, entries = kept(path, features.device)
+    how = [entries[key] for key in ("reading", "pooling", "target") if key in entries]
     if how not in (["text"], ["image"], ["loose", "mean", "tower"]):
         raise ValueError(
             f"mapper {file} was made with {', '.join(how)}: the reward reads loose, mean, tower"
@@ -114,4 +146,5 @@ def taken_up(file: str, features: torch.Tensor) -> tuple[Mapper, str, float]:
     if mapper.mean.shape != features.shape[1:]:
         raise ValueError(f"mapper {file} was made for another model")
     reading = "text" if how == ["text"] else "image"
-    return mapper.requires_grad_(False), reading, float(known["matching"])
+    end = bool(entries.get("end", how != ["loose", "mean", "tower"]))
+    return mapper.requires_grad_(False), reading, end, float(entries["matching"])

@@ -20,21 +20,21 @@ class Swaps:
     for "red car" and "small car" is not. No list of colours is needed, and no label.
     """
 
-    def __init__(self, phrases: Iterable[str], most: int) -> None:
-        """`most`: swaps for each adjective, the most frequent first."""
+    def __init__(self, phrases: Iterable[str], max_swaps: int) -> None:
+        """`max_swaps`: for each adjective, the most frequent first."""
         together: dict[str, Counter[str]] = {}
         for phrase in phrases:
             adjectives = phrase.split()[:-1]
             for word in adjectives:
                 together.setdefault(word, Counter()).update(adjectives)
         often = sorted(together, key=lambda w: (-together[w][w], w))
-        self.others = {w: [o for o in often if o not in together[w]][:most] for w in together}
+        self.others = {w: [o for o in often if o not in together[w]][:max_swaps] for w in together}
 
     def __call__(self, phrase: str) -> list[str]:
         """The phrase with one adjective changed, in every fair way."""
         words = phrase.split()
         return [
-            " ".join([*words[:at], other, *words[at + 1 :]])
-            for at, word in enumerate(words[:-1])
+            " ".join([*words[:position], other, *words[position + 1 :]])
+            for position, word in enumerate(words[:-1])
             for other in self.others.get(word, ())
         ]

@@ -80,12 +80,12 @@ def test_whitening_over_two_devices_is_whitening_of_their_union():
     whole = adv.whiten(x, mask)
     mean, variance = adv.masked_moments(x, mask)
     # what each device would be told: the sums of both, first of x, then of squared distances
-    told = [
+    result = [
         [torch.stack([(a * m).sum(), m.sum().float()]) for a, m in halves],
         [torch.stack([((a - mean) ** 2 * m).sum(), m.sum().float()]) for a, m in halves],
     ]
     for k, (a, m) in enumerate(halves):
-        calls = iter(told)
+        calls = iter(result)
         got = adv.whiten(a, m, lambda mine, calls=calls: sum(next(calls)))
         assert torch.allclose(got, whole[3 * k : 3 * k + 3], atol=1e-6)
     assert variance > 0
@@ -119,11 +119,11 @@ def test_explained_variance_knows_a_perfect_a_constant_and_a_bad_critic():
     assert adv.explained_variance(-returns, returns, mask).item() == pytest.approx(-3, abs=1e-4)
 
 
-def test_ratio_numbers_by_hand():
+def test_ratio_metrics_by_hand():
     old = torch.zeros(1, 3)
     logps = torch.tensor([[0.0, 2.0, 50.0]]).log().nan_to_num(neginf=0.0)
     mask = torch.tensor([[1, 1, 0]])
-    got = adv.ratio_numbers(logps, old, mask, 0.2)
+    got = adv.ratio_metrics(logps, old, mask, 0.2)
     log2 = torch.tensor(2.0).log().item()
     assert got["ratio"].item() == pytest.approx(1.5)
     assert got["clipfrac"].item() == pytest.approx(0.5)
@@ -135,11 +135,11 @@ def test_running_moments_are_those_of_all_rows_and_leave_out_nan():
     rows = torch.randn(40, 3) * torch.tensor([1.0, 5.0, 0.1]) + 7
     rows[3, 1] = torch.nan
     moments = adv.Moments(3)
-    for some in rows.split(9):
-        moments.update(some)
-    known = rows[:, 1][~rows[:, 1].isnan()]
+    for subset in rows.split(9):
+        moments.update(subset)
+    truth = rows[:, 1][~rows[:, 1].isnan()]
     assert torch.allclose(moments.mean[[0, 2]].float(), rows[:, [0, 2]].mean(0))
-    assert moments.mean[1].item() == pytest.approx(known.mean().item())
+    assert moments.mean[1].item() == pytest.approx(truth.mean().item())
     scaled = moments.standardise(rows)
     assert scaled[:, 0].std().item() == pytest.approx(1, abs=1e-3)
     assert scaled[3, 1].isnan()

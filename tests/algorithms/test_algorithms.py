@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import rewards
 from rewards.lib.mapper import taken_up
 from vizer_rl import cli
-from vizer_rl.algorithms import ALGORITHMS, ppo, vizer
+from vizer_rl.algorithms import ALGORITHMS, ppo
 from vizer_rl.config.load import load_run
 from vizer_rl.errors import UserError
 from vizer_rl.policy.families import FAMILIES
@@ -48,31 +48,31 @@ def test_two_steps_move_the_adapter_and_nothing_else(algorithm, family, command,
     assert all("lora_" in n and "vision" not in n and "visual" not in n for n in adapters)
     assert all(not torch.equal(a, b) for n, (a, b, _) in spied.items() if n in adapters)
     assert all(torch.equal(a, b) for n, (a, b, _) in spied.items() if n not in adapters)
-    told = steps(directory)
-    assert [s["step"] for s in told] == [1, 2]
-    assert LOGGED[algorithm] | {"reward", "reward/length", "entropy", "kl"} <= set(told[0])
+    result = steps(directory)
+    assert [s["step"] for s in result] == [1, 2]
+    assert LOGGED[algorithm] | {"reward", "reward/length", "entropy", "kl"} <= set(result[0])
     assert (directory / "eval.json").exists()
 
 
 def test_the_value_head_is_saved_resumed_and_not_exported(command, monkeypatch, quick):
     one = ("algorithm=ppo", "train.save_steps=1")
     directory = command("smolvlm", "critic", *one, "train.max_steps=1")
-    saved = torch.load(directory / "checkpoint-1" / ppo.SAVED, weights_only=True)
+    saved = torch.load(directory / "checkpoint-1" / ppo.CRITIC_FILE, weights_only=True)
     assert any(w.abs().sum() > 0 for n, w in saved["critic"]["head"].items() if "bias" in n)
     exported = load_file(directory / "adapter" / "adapter_model.safetensors")
     assert all(".lora_" in name for name in exported)
-    seen = {}
+    resumed = {}
     original = ppo.PPO._load_optimizer_and_scheduler
 
     def load(self, checkpoint):
         original(self, checkpoint)
-        seen["head"] = {n: p.clone() for n, p in self.critic.head.state_dict().items()}
-        seen["count"] = self.moments.count.clone()
+        resumed["head"] = {n: p.clone() for n, p in self.critic.head.state_dict().items()}
+        resumed["count"] = self.moments.count.clone()
 
     monkeypatch.setattr(ppo.PPO, "_load_optimizer_and_scheduler", load)
     command("smolvlm", "critic", *one, "train.max_steps=3", flags=("--resume",))
-    assert all(torch.equal(seen["head"][n], w) for n, w in saved["critic"]["head"].items())
-    assert seen["count"].tolist() == [16] * 5
+    assert all(torch.equal(resumed["head"][n], w) for n, w in saved["critic"]["head"].items())
+    assert resumed["count"].tolist() == [16] * 5
     assert [s["step"] for s in steps(directory)] == [1, 2, 3]
 
 
@@ -152,14 +152,14 @@ def test_captions_are_read_only_where_two_keys_say_so_and_the_run_says_it(
     run = str(REPO / "experiments" / "smolvlm.yaml")
     start = ["train", run, *TINY, "name=gt", "--overwrite"]
     learns = "algorithm=vizer"
-    for wrong, told in [
+    for wrong, result in [
         ((learns, "mapper.source=captions"), "mapper.captions: missing"),
         ((learns, f"mapper.captions={file}"), "only with mapper.source=captions"),
         (("mapper.source=captions", f"mapper.captions={file}"), "mapper: nothing uses it"),
         ((learns, "mapper.source=captions", "mapper.captions=no.jsonl"), "'no.jsonl' not found"),
     ]:
         assert cli.main([*start, *wrong]) == 2
-        assert told in capsys.readouterr().err
+        assert result in capsys.readouterr().err
     assert not (workplace / "runs" / "gt").exists()
     both = (learns, "mapper.source=captions", f"mapper.captions={file}", "mapper.steps=5")
     directory = command("smolvlm", "gt", *both, "train.max_steps=1")
@@ -169,7 +169,7 @@ def test_captions_are_read_only_where_two_keys_say_so_and_the_run_says_it(
 
 
 def test_a_collapsed_mapper_is_refused_and_no_caption_was_read(command, capsys, monkeypatch, quick):
-    monkeypatch.setattr(vizer, "COLLAPSED", 2.0)  # no mapper spreads that wide
+    monkeypatch.setattr("rewards.lib.mapper.COLLAPSED", 2.0)  # no mapper spreads that wide
     with pytest.raises(UserError, match="mapper has collapsed"):
         train.train(run_of("collapsed", "algorithm=vizer", "mapper.steps=5"), overwrite=True)
     about = json.loads(Path("runs/collapsed/environment.json").read_text())

@@ -26,7 +26,7 @@ def adapter(trainer):
 
 def pieces(run, folder):
     args = trainer_arguments(run.train, directory=folder, seed=3, weights=[1.0], report_to=[])
-    model, processor = load.load_policy(run.family, run.policy)
+    model, processor = load.load_policy(run.family, "embedded", dtype="float32")
     eos = load.eos_ids(model, processor)
     scoring = RewardFunctions(
         [Reward("brevity", 1.0, brevity)], None, None, eos, args.num_generations
@@ -40,7 +40,7 @@ def pieces(run, folder):
 def test_two_steps_are_bit_equal_to_stock_trl(workplace, tmp_path):
     run = load_run(REPO / "experiments/smolvlm.yaml", TINY)
     args, model, processor, scoring, rows, lora = pieces(run, tmp_path / "ours")
-    ours = GRPO(model, processor, lora, scoring, args, rows, [])
+    ours = GRPO(model, processor, lora, scoring, args, rows)
     ours.train()
     args, model, processor, scoring, rows, lora = pieces(run, tmp_path / "stock")
     args.generation_kwargs = {"suppress_tokens": load.forbidden_ids(model, processor)}

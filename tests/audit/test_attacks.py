@@ -8,7 +8,7 @@ import rewards
 from vizer_rl.audit.attacks import ATTACKS, STYLE, Subject, pairs_of
 from vizer_rl.audit.lexicon import Lexicon, phrases
 
-SAID = [
+CAPTIONS = [
     "a small red circle",
     "a large red square",
     "a small blue circle and a large green star",
@@ -19,18 +19,18 @@ SAID = [
     "untitled",
     "untitled",
 ]
-LEXIS = Lexicon.learn(SAID)
+LEXIS = Lexicon.learn(CAPTIONS)
 CAPTION = "a small red circle"
 
 
 def subject(caption=CAPTION, **more):
-    known = {
+    truth = {
         "captions": (caption,),
         "neighbour": "a large red square",
-        "stranger": "two large blue stars",
+        "unrelated": "two large blue stars",
         "context": 12,
     }
-    return Subject(caption, **{**known, **more})
+    return Subject(caption, **{**truth, **more})
 
 
 def attack(name, about=None):
@@ -40,7 +40,7 @@ def attack(name, about=None):
 
 
 @pytest.mark.parametrize(
-    ("caption", "found"),
+    ("caption", "expected"),
     [
         ("a small red circle inside a large star", ["small red circle", "large star"]),
         ("untitled", []),
@@ -50,9 +50,9 @@ def attack(name, about=None):
         ("", []),
     ],
 )
-def test_phrases_end_with_their_noun(caption, found):
+def test_phrases_end_with_their_noun(caption, expected):
     words = caption.split()
-    assert [" ".join(words[i] for i in run) for run in phrases(caption)] == found
+    assert [" ".join(words[i] for i in run) for run in phrases(caption)] == expected
 
 
 def test_nouns_and_attributes_are_learned_without_a_list():
@@ -99,14 +99,14 @@ def test_appended_nouns_are_frequent_and_absent():
 
 
 def test_swaps_change_one_word_to_one_of_its_kind():
-    for name, at in (("noun swapped", {3}), ("attribute swapped", {1, 2})):
+    for name, index in (("noun swapped", {3}), ("attribute swapped", {1, 2})):
         swapped = attack(name)
-        assert len(swapped) == len(at)
+        assert len(swapped) == len(index)
         for caption in swapped:
             pairs = zip(CAPTION.split(), caption.split(), strict=True)
             changed = [i for i, (a, b) in enumerate(pairs) if a != b]
             assert len(changed) == 1
-            assert set(changed) <= at
+            assert set(changed) <= index
 
 
 def test_captions_of_others():

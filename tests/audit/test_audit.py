@@ -60,21 +60,21 @@ class Page(HTMLParser):
 
 def test_a_good_recipe_is_audited_and_shown(audit, workplace, capsys):
     assert audit(*TINY, "name=good") == 0
-    said = capsys.readouterr().out
-    assert "audit: " in said
-    assert all(attack.name in said for attack in ATTACKS)
-    assert max(map(len, said.splitlines())) <= 100
+    printed = capsys.readouterr().out
+    assert "audit: " in printed
+    assert all(attack.name in printed for attack in ATTACKS)
+    assert max(map(len, printed.splitlines())) <= 100
     folder = workplace / "audits" / "good"
-    told = json.loads((folder / "audit.json").read_text())
+    result = json.loads((folder / "audit.json").read_text())
     assert not (workplace / "runs" / "good").exists(), "training would refuse the name"
-    assert set(told["attacks"]) == {attack.name for attack in ATTACKS}
-    assert told["images"] == 8
-    assert told["controls"]["other"]["sum"]["value"] > 0.8
-    assert told["order"]["heldout"]["sum"]["value"] > 0.2
-    assert told["truth"]["within"]["sum"]["value"] > 0.2
-    assert told["headroom"]["best_of"]["8"]["value"] > told["headroom"]["best_of"]["1"]["value"]
+    assert set(result["attacks"]) == {attack.name for attack in ATTACKS}
+    assert result["images"] == 8
+    assert result["controls"]["other"]["sum"]["value"] > 0.8
+    assert result["order"]["heldout"]["sum"]["value"] > 0.2
+    assert result["truth"]["within"]["sum"]["value"] > 0.2
+    assert result["headroom"]["best_of"]["8"]["value"] > result["headroom"]["best_of"]["1"]["value"]
     shown = Page((folder / "audit.html").read_text())
-    assert len(shown.images) == len(told["worst"])
+    assert len(shown.images) == len(result["worst"])
     assert all(image.startswith("data:image/webp;base64,") for image in shown.images)
     assert not shown.others
 
@@ -95,27 +95,27 @@ def test_an_existing_run_gets_its_audit(audit, workplace):
 
 def test_the_verdict_is_the_same_without_the_truth(audit, workplace):
     words = [*FEW, *ONLY, "name=truth"]
-    told = workplace / "audits" / "truth" / "audit.json"
+    result = workplace / "audits" / "truth" / "audit.json"
     audit(*words)
-    with_truth = json.loads(told.read_text())
+    with_truth = json.loads(result.read_text())
     truth = draw.truth_of(workplace / "data/scenes/train/images")
     kept = truth.rename(truth.with_suffix(".kept"))
     audit(*words)
     kept.rename(truth)
-    without = json.loads(told.read_text())
+    without = json.loads(result.read_text())
     assert without["truth"] is None
     assert with_truth["truth"] is not None
     assert with_truth["verdict"] == without["verdict"]
 
 
 def test_training_is_the_same_with_the_short_audit_and_without(command, capsys):
-    told = {}
+    result = {}
     for name in ("true", "false"):
         directory = command("smolvlm", f"audit-{name}", f"monitor.audit={name}")
-        told[name] = load_file(directory / "checkpoint-2" / "adapter_model.safetensors")
+        result[name] = load_file(directory / "checkpoint-2" / "adapter_model.safetensors")
         assert (directory / "audit.json").exists() == (name == "true")
         assert ("audit: " in capsys.readouterr().out) == (name == "true")
-    assert all(torch.equal(told["true"][n], told["false"][n]) for n in told["true"])
+    assert all(torch.equal(result["true"][n], result["false"][n]) for n in result["true"])
 
 
 def test_random_states_are_left_as_they_were():

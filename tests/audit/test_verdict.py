@@ -46,17 +46,17 @@ WELL = {
 def spoiled(path, value):
     numbers = deepcopy(WELL)
     *way, last = path
-    at = numbers
+    index = numbers
     for key in way:
-        at = at[key]
-    at[last] = value
+        index = index[key]
+    index[last] = value
     return verdict(numbers)
 
 
 def test_a_good_set_up_passes_and_is_told_what_is_well():
-    told = verdict(WELL)
-    assert told["overall"] == "pass"
-    assert [line["about"] for line in told["lines"]] == ["headroom"]
+    result = verdict(WELL)
+    assert result["overall"] == "pass"
+    assert [line["about"] for line in result["lines"]] == ["headroom"]
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_a_good_set_up_passes_and_is_told_what_is_well():
     ],
 )
 def test_what_spoils_it_is_told(path, value, level, says):
-    told = spoiled(path, value)
-    assert told["overall"] == level
-    assert says in told["lines"][0]["says"]
-    assert told["lines"][0]["do"] or level == "warn"
+    result = spoiled(path, value)
+    assert result["overall"] == level
+    assert says in result["lines"][0]["says"]
+    assert result["lines"][0]["do"] or level == "warn"
 
 
 def test_an_attack_that_wins_out_of_reach_only_warns_and_names_its_guard():
     numbers = deepcopy(WELL)
     numbers["attacks"]["repeated caption"] |= {"wins": each(0.1), "in_reach": 0.0}
-    told = verdict(numbers)
-    assert told["overall"] == "warn"
-    assert "repetition" in told["lines"][0]["do"]
+    result = verdict(numbers)
+    assert result["overall"] == "warn"
+    assert "repetition" in result["lines"][0]["do"]
 
 
 def test_an_attack_that_was_hardly_tried_is_not_told_of():

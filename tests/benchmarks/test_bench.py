@@ -42,9 +42,9 @@ def test_a_case_is_measured_and_written(results, monkeypatch, capsys):
     rows = json.loads(results.read_text())
     assert [r["case"] for r in rows] == ["embedded-smolvlm", "embedded-qwen2vl"]
     assert rows[1]["ours"] != row["ours"], "measured anew"
-    said = capsys.readouterr().out
-    assert "gradient differs by" in said
-    assert said.count("no CUDA, left out") == len(REAL)
+    printed = capsys.readouterr().out
+    assert "gradient differs by" in printed
+    assert printed.count("no CUDA, left out") == len(REAL)
 
 
 def test_an_unknown_case_is_named(results, monkeypatch, capsys):

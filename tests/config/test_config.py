@@ -65,17 +65,17 @@ def test_overrides_win_over_the_profile_which_wins_over_the_file():
 
 
 @pytest.mark.parametrize(
-    ("asked", "cuda", "profile", "why"),
+    ("requested", "cuda", "profile", "why"),
     [
         (["data.images=photos"], True, "full", "a CUDA device"),
         (["profile=scenes"], True, "scenes", "asked for"),
         (["profile=auto"], False, "scenes", "no CUDA device here"),
     ],
 )
-def test_the_profile_says_why_it_was_taken(asked, cuda, profile, why):
-    made = run(*asked, cuda=cuda)
-    assert made.profile == profile
-    assert why in made.why_profile.splitlines()[0]
+def test_the_profile_says_why_it_was_taken(requested, cuda, profile, why):
+    built = run(*requested, cuda=cuda)
+    assert built.profile == profile
+    assert why in built.why_profile.splitlines()[0]
 
 
 def test_rewards_are_added_removed_and_changed_by_profile_and_override():
@@ -85,10 +85,10 @@ def test_rewards_are_added_removed_and_changed_by_profile_and_override():
         "length": {"weight": 0.5},
     }
     assert "repetition" not in run("profile=full", "data.images=photos").rewards
-    made = run("rewards.length=null", "rewards.repetition.n=2", "rewards.random={}").rewards
-    assert made["repetition"] == {"weight": 0.3, "n": 2}
-    assert made["random"] == {"weight": 1.0}
-    assert "length" not in made
+    built = run("rewards.length=null", "rewards.repetition.n=2", "rewards.random={}").rewards
+    assert built["repetition"] == {"weight": 0.3, "n": 2}
+    assert built["random"] == {"weight": 1.0}
+    assert "length" not in built
 
 
 def test_a_reward_may_be_a_file_of_the_users():
@@ -117,24 +117,24 @@ def test_text_settings_are_taken_as_they_stand():
 
 
 def test_names_directory_and_what_other_modules_read():
-    made = run()
-    assert made.name == "smolvlm-scenes"
-    assert made.directory == Path("runs/smolvlm-scenes")
+    built = run()
+    assert built.name == "smolvlm-scenes"
+    assert built.directory == Path("runs/smolvlm-scenes")
     assert run("name=x").directory == Path("runs/x")
-    assert made.train["num_generations"] == 8
-    assert made.train["max_completion_length"] == GRPOConfig.max_completion_length
+    assert built.train["num_generations"] == 8
+    assert built.train["max_completion_length"] == GRPOConfig.max_completion_length
 
 
 def test_a_resolved_run_loads_again_as_itself_on_any_machine():
-    made = run("seed=3", "data.images=photos", "rewards.length=null", "train.learning_rate=1e-7")
-    Path("again.yaml").write_text(made.to_yaml())
+    built = run("seed=3", "data.images=photos", "rewards.length=null", "train.learning_rate=1e-7")
+    Path("again.yaml").write_text(built.to_yaml())
     assert (
-        load_run(Path("again.yaml"), cuda=False) == made == load_run(Path("again.yaml"), cuda=True)
+        load_run(Path("again.yaml"), cuda=False) == built == load_run(Path("again.yaml"), cuda=True)
     )
-    made.directory.mkdir(parents=True)
-    (made.directory / "config.yaml").write_text(made.to_yaml())
+    built.directory.mkdir(parents=True)
+    (built.directory / "config.yaml").write_text(built.to_yaml())
     Path("photos").rename("elsewhere")
-    assert read_run(made.directory) == made
+    assert read_run(built.directory) == built
 
 
 def test_a_run_that_is_not_there_is_told_with_its_nearest_name():
@@ -147,9 +147,9 @@ def test_a_run_that_is_not_there_is_told_with_its_nearest_name():
 @pytest.mark.parametrize("profile", ["scenes", "full"])
 def test_the_run_files_load_in_both_profiles(file, profile):
     images = ["data.images=photos"] if profile == "full" else []
-    made = load_run(file, [f"profile={profile}", *images])
-    assert made.name == f"{made.family}-{profile}"
-    assert (made.policy.model == "embedded") == (profile == "scenes")
+    built = load_run(file, [f"profile={profile}", *images])
+    assert built.name == f"{built.family}-{profile}"
+    assert (built.policy.model == "embedded") == (profile == "scenes")
     assert len(file.read_text().splitlines()) <= 60
     for word in ("# Question:", "# Command:", "# Expected:", "# Time:"):
         assert word in file.read_text()
@@ -167,7 +167,7 @@ def test_a_mistake_in_the_profile_that_is_not_taken_is_told_too():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "result"),
     [
         ("family: [smolvlm", "line 1, column 17: "),
         ("family: smolvlm\nseed: 1\nseed: 2", "line 3, column 1: key 'seed' stands there twice"),
@@ -176,9 +176,9 @@ def test_a_mistake_in_the_profile_that_is_not_taken_is_told_too():
         ("a: \0", "is not YAML"),
     ],
 )
-def test_what_is_not_yaml_is_told_with_line_and_column(text, told):
+def test_what_is_not_yaml_is_told_with_line_and_column(text, result):
     Path("run.yaml").write_text(text)
-    assert told in complaint()
+    assert result in complaint()
 
 
 def test_a_missing_run_file_is_told_with_its_nearest_name():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 import rewards
 from vizer_rl.algorithms import ALGORITHMS, find
@@ -24,7 +24,7 @@ from .test_config import RUN, complaint, folder, run  # noqa: F401  `folder` is 
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "result"),
     [
         ("polcy.model=x", "polcy: unknown key; .*; nearest: policy"),
         ("policy.modle=x", "policy.modle: unknown key; allowed: model, .*; nearest: model"),
@@ -88,10 +88,10 @@ from .test_config import RUN, complaint, folder, run  # noqa: F401  `folder` is 
         ("=3", ": unknown key"),
     ],
 )
-def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(override, told):
+def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(override, result):
     message = complaint(override)
     lines = message.splitlines()[1:]
-    assert any(re.search(told, line) for line in lines), message
+    assert any(re.search(result, line) for line in lines), message
     assert len(lines) <= 3, message
 
 
@@ -143,12 +143,12 @@ def test_a_run_directory_with_a_renamed_setting_is_refused_with_its_new_name():
 
 def test_the_algorithms_of_config_are_those_that_can_be_built():
     assert set(SETTINGS) == set(ALGORITHMS)
-    for name, settings in SETTINGS.items():
-        assert find(name).Config is settings
+    for name in SETTINGS:
+        assert issubclass(find(name), GRPOTrainer)
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "result"),
     [
         ("train.gamma=1.5", "train.gamma: 1.5; allowed: at least 0 and at most 1"),
         ("train.gamma=high", "train.gamma: 'high'; allowed: a number"),
@@ -161,16 +161,16 @@ def test_the_algorithms_of_config_are_those_that_can_be_built():
         ("train.max_stepz=1", "train.max_stepz: unknown field of .*; nearest: max_steps"),
     ],
 )
-def test_the_settings_of_an_algorithm_are_checked_like_trls(override, told):
+def test_the_settings_of_an_algorithm_are_checked_like_trls(override, result):
     message = complaint("algorithm=ppo", override)
-    assert re.search(told, message), message
+    assert re.search(result, message), message
     assert len(message.splitlines()) == 2, message
 
 
 def test_every_algorithm_takes_the_run_file_as_it_is():
     for name in ALGORITHMS:
         assert run(f"algorithm={name}").algorithm == name
-        assert "alignment_coef" in {f.name for f in fields(find(name).Config)}
+        assert "alignment_coef" in {f.name for f in fields(SETTINGS[name])}
     assert run("algorithm=ppo", "train.gamma=1", "train.cliprange_value=null", "train.target_kl=.1")
 
 
@@ -206,8 +206,8 @@ def test_profile_full_says_how_to_give_it_images():
 def test_a_model_of_another_family_is_refused():
     for name, content in [("config.json", {"model_type": "llava"}), ("processor_config.json", {})]:
         Path("photos", name).write_text(json.dumps(content))
-    told = "policy.model: 'photos' is of type 'llava'; allowed for family smolvlm: idefics3"
-    assert told in complaint("policy.model=photos")
+    result = "policy.model: 'photos' is of type 'llava'; allowed for family smolvlm: idefics3"
+    assert result in complaint("policy.model=photos")
     Path("photos/config.json").write_text("{")
     assert "is not JSON" in complaint("policy.model=photos")
     Path("photos/config.json").write_text('{"model_type": "idefics3"}')
@@ -218,11 +218,11 @@ def test_an_embedded_checkpoint_that_is_not_built_is_told_in_profile_scenes():
     for name in ("smolvlm", "scorer-b"):
         Path("assets", name, "model.safetensors").unlink()
     Path("assets/smolvlm").rmdir()
-    told = [
+    result = [
         f"  {key}: the embedded checkpoint {name} is not in this checkout: run `make scenes-assets`"
         for key, name in [("policy.model", "smolvlm"), ("scorer.heldout", "scorer-b")]
     ]
-    assert complaint("profile=scenes").splitlines()[1:] == told
+    assert complaint("profile=scenes").splitlines()[1:] == result
     assert run("profile=scenes", "family=qwen2vl", "scorer.heldout=embedded:a")
     assert "embedded checkpoint" not in complaint("profile=full")
 

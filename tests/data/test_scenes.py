@@ -89,8 +89,8 @@ def test_true_captions_are_true_and_whole_ones_complete(scenes):
 
 def test_web_captions_are_terse_and_biased_but_know_better(scenes):
     rng = np.random.default_rng(0)
-    said = [web.web_caption(s, rng) for s in scenes]
-    scores = [facts.score(c, s) for c, s in zip(said, scenes, strict=True)]
+    captions = [web.web_caption(s, rng) for s in scenes]
+    scores = [facts.score(c, s) for c, s in zip(captions, scenes, strict=True)]
     assert 0.25 < np.mean([s.f1 for s in scores]) < 0.6
     assert 0.15 < np.mean([s.hallucinated for s in scores]) < 0.5
     assert np.mean([s.words for s in scores]) < 0.75 * np.mean(

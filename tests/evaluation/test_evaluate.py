@@ -26,18 +26,18 @@ ALWAYS, VAGUE = ["mean_length", "heldout_score"], "a red circle"
 
 
 def circle(**other):
-    known = {"shape": "circle", "colour": "red", "size": "large", "fill": "solid"}
-    return {"objects": [{**known, "x": 48, "y": 48, "r": 19, **other}], "relation": None}
+    stored = {"shape": "circle", "colour": "red", "size": "large", "fill": "solid"}
+    return {"objects": [{**stored, "x": 48, "y": 48, "r": 19, **other}], "relation": None}
 
 
 def test_change_is_paired_image_by_image():
     rng = np.random.default_rng(0)
     cosines = rng.normal(0.3, 0.2, 200)
-    found = summary([Pair(str(i), "a", "a b", c, c + 0.01) for i, c in enumerate(cosines)])
-    base, change = found["base"]["heldout_score"], found["change"]["heldout_score"]
+    matches = summary([Pair(str(i), "a", "a b", c, c + 0.01) for i, c in enumerate(cosines)])
+    base, change = matches["base"]["heldout_score"], matches["change"]["heldout_score"]
     assert base["high"] - base["low"] > 0.04  # unpaired, .01 would drown in this
     assert list(change.values()) == pytest.approx([0.01] * 3)
-    assert found["change"]["mean_length"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert matches["change"]["mean_length"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_fact_columns_by_hand():
@@ -50,8 +50,10 @@ def test_fact_columns_by_hand():
 
 
 def test_recall_by_kind_by_hand_and_none_where_there_is_no_such_fact():
-    told = scene_facts.recall_by_kind(["a red circle", "a star"], [circle(), circle(size="small")])
-    assert told == {
+    output = scene_facts.recall_by_kind(
+        ["a red circle", "a star"], [circle(), circle(size="small")]
+    )
+    assert output == {
         "object": 0.5,
         "colour": 0.5,
         "size": 0.0,
@@ -95,18 +97,18 @@ def run(tmp_path, monkeypatch):
     images = draw.write(tmp_path / "held", 1_000_000, 8)
     truth = images.parent / "truth" / "scenes.json"
     ids = sorted(p.name for p in images.iterdir())
-    known = json.loads(truth.read_text())
-    says = {evaluate.ImageFolder("", images, [], {}).load(i).tobytes(): known[i] for i in ids[1:]}
+    stored = json.loads(truth.read_text())
+    says = {evaluate.ImageFolder("", images, [], {}).load(i).tobytes(): stored[i] for i in ids[1:]}
 
-    def say(model, processor, pictures, prompt, *, max_new_tokens, features):
-        assert features is None
+    def say(model, processor, pictures, prompt, *, max_new_tokens, vision_cache):
+        assert vision_cache is None
         assert (processor, prompt, max_new_tokens) == ("processor", "Describe the image.", 24)
         adapted = bool(model(torch.ones(1, 2)).any())
         pixels = [picture.tobytes() for picture in pictures]
-        told = [says[p]["caption"] if adapted and p in says else VAGUE for p in pixels]
-        return [SimpleNamespace(text=text) for text in told]
+        output = [says[p]["caption"] if adapted and p in says else VAGUE for p in pixels]
+        return [SimpleNamespace(text=text) for text in output]
 
-    monkeypatch.setattr(load, "load_policy", lambda family, settings: (Toy(), "processor"))
+    monkeypatch.setattr(load, "load_policy", lambda *_, **__: (Toy(), "processor"))
     monkeypatch.setattr(captioner, "caption", say)
     monkeypatch.setattr(clip, "OpenClip", Scores)
     monkeypatch.setattr(evaluate, "IMAGE_BATCH", 3)
@@ -125,7 +127,7 @@ def run(tmp_path, monkeypatch):
     )
     (directory / "config.yaml").write_text(settings.to_yaml())
     held_out(directory, images, ids, truth)
-    return SimpleNamespace(directory=directory, images=images, ids=ids, truth=truth, known=known)
+    return SimpleNamespace(directory=directory, images=images, ids=ids, truth=truth, stored=stored)
 
 
 def held_out(directory, images, ids, truth):
@@ -140,21 +142,21 @@ def results(directory):
 
 def test_files_of_an_evaluation_on_scenes(run):
     evaluate.evaluate(run.directory)
-    found, rows = results(run.directory)
+    matches, rows = results(run.directory)
     sides = ["base", "trained", "change"]
-    assert list(found) == ["n_images", *sides, "by_kind", "truth_mean_length"]
-    assert found["n_images"] == 8
+    assert list(matches) == ["n_images", *sides, "by_kind", "truth_mean_length"]
+    assert matches["n_images"] == 8
     for side in sides:
-        assert list(found[side]) == FACTS + ALWAYS
-        assert all(list(e) == ["value", "low", "high"] for e in found[side].values())
-        assert all(e["low"] <= e["value"] <= e["high"] for e in found[side].values())
-    truths = [run.known[i]["caption"] for i in run.ids]
+        assert list(matches[side]) == FACTS + ALWAYS
+        assert all(list(e) == ["value", "low", "high"] for e in matches[side].values())
+        assert all(e["low"] <= e["value"] <= e["high"] for e in matches[side].values())
+    truths = [run.stored[i]["caption"] for i in run.ids]
     lengths = [3, *(len(t.split()) for t in truths[1:])]
-    assert found["trained"]["mean_length"]["value"] == pytest.approx(np.mean(lengths))
-    assert found["truth_mean_length"] == np.mean([len(t.split()) for t in truths])
-    assert found["trained"]["fact_f1"]["value"] >= 7 / 8
-    assert found["base"]["heldout_score"]["value"] == pytest.approx(0.6)
-    assert found["change"]["heldout_score"]["value"] == pytest.approx(0.4 * 7 / 8)
+    assert matches["trained"]["mean_length"]["value"] == pytest.approx(np.mean(lengths))
+    assert matches["truth_mean_length"] == np.mean([len(t.split()) for t in truths])
+    assert matches["trained"]["fact_f1"]["value"] >= 7 / 8
+    assert matches["base"]["heldout_score"]["value"] == pytest.approx(0.6)
+    assert matches["change"]["heldout_score"]["value"] == pytest.approx(0.4 * 7 / 8)
     assert rows == [
         {
             "image_id": image_id,
@@ -168,17 +170,17 @@ def test_files_of_an_evaluation_on_scenes(run):
 
 def test_print_out_tells_the_numbers_in_80_columns(run, capsys):
     evaluate.evaluate(run.directory)
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     change = json.loads((run.directory / "eval.json").read_text())["change"]["fact_f1"]
-    told = [f"{change[key]:+.3f}".replace("0.", ".") for key in ("value", "low", "high")]
-    assert "{} [{}, {}]".format(*told) in said
-    assert "8 held-out images" in said
-    assert "1.00 [1.00, 1.00]" in said  # every base caption hallucinates
-    assert "relation" in said
-    shown = [image_id for image_id in run.ids if image_id in said]
+    output = [f"{change[key]:+.3f}".replace("0.", ".") for key in ("value", "low", "high")]
+    assert "{} [{}, {}]".format(*output) in message
+    assert "8 held-out images" in message
+    assert "1.00 [1.00, 1.00]" in message  # every base caption hallucinates
+    assert "relation" in message
+    shown = [image_id for image_id in run.ids if image_id in message]
     assert shown == run.ids[1:5]  # the first four whose caption changed: not image 0
-    assert f"Run directory: {run.directory}" in said
-    lines = [line for line in said.splitlines() if not line.startswith("Run directory")]
+    assert f"Run directory: {run.directory}" in message
+    lines = [line for line in message.splitlines() if not line.startswith("Run directory")]
     assert max(map(len, lines)) <= 80
 
 
@@ -186,9 +188,9 @@ def test_print_out_tells_the_numbers_in_80_columns(run, capsys):
     ("share", "words"), [(0.4771, 9.44), (-0.1234, -12.34), (-1.0, -102.4), (math.nan, 0.0)]
 )
 def test_every_metric_is_one_line_of_80_columns_however_wide_its_numbers(share, words):
-    known = dict.fromkeys(FACTS + ALWAYS, dict.fromkeys(("value", "low", "high"), share))
-    known["mean_length"] = dict.fromkeys(("value", "low", "high"), words)
-    result = dict.fromkeys(tables.SIDES, known)
+    stored = dict.fromkeys(FACTS + ALWAYS, dict.fromkeys(("value", "low", "high"), share))
+    stored["mean_length"] = dict.fromkeys(("value", "low", "high"), words)
+    result = dict.fromkeys(tables.SIDES, stored)
     console = Console(width=80, file=io.StringIO(), markup=False, highlight=False)
     tables.print_evaluation(console, {"n_images": 8, **result}, [])
     lines = console.file.getvalue().splitlines()
@@ -204,15 +206,15 @@ def test_users_photos_get_the_label_free_metrics_and_broken_ones_are_left_out(ru
     (run.images / "0.png").write_bytes(b"")
     held_out(run.directory, run.images, ["0.png", *run.ids, "gone.png"], None)
     evaluate.evaluate(run.directory)
-    found, rows = results(run.directory)
-    assert list(found) == ["n_images", "base", "trained", "change"]
-    assert found["n_images"] == len(rows) == 8
-    assert list(found["change"]) == ALWAYS
+    matches, rows = results(run.directory)
+    assert list(matches) == ["n_images", "base", "trained", "change"]
+    assert matches["n_images"] == len(rows) == 8
+    assert list(matches["change"]) == ALWAYS
     assert all(list(row) == ["image_id", "base", "trained"] for row in rows)
-    said = capsys.readouterr().out
-    assert said.count("Left out") == 2
-    assert "F1" not in said
-    assert "truth" not in said
+    message = capsys.readouterr().out
+    assert message.count("Left out") == 2
+    assert "F1" not in message
+    assert "truth" not in message
 
 
 def test_truth_that_is_gone_is_said_in_one_sentence(run, capsys):
@@ -236,11 +238,11 @@ def test_no_usable_image_is_an_error(run):
 
 def test_caption_shows_both_as_they_are(run, capsys, monkeypatch):
     odd = [SimpleNamespace(text="[red] :star:")]
-    monkeypatch.setattr(captioner, "caption", lambda *asked, **settings: odd)
+    monkeypatch.setattr(captioner, "caption", lambda *args, **settings: odd)
     caption(run.directory, [run.images / run.ids[1]])
-    said = capsys.readouterr().out
-    assert run.ids[1] in said
-    assert said.count("[red] :star:") == 2
+    message = capsys.readouterr().out
+    assert run.ids[1] in message
+    assert message.count("[red] :star:") == 2
 
 
 def test_caption_of_missing_files_names_each_and_the_nearest(run, monkeypatch):

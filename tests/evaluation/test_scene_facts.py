@@ -60,9 +60,9 @@ FAMILIES = (SHAPES, tuple(COLOURS), SIZES, FILLS, ("left of", "above", "inside")
 )
 def test_table(expected: str, caption: str) -> None:
     name, *numbers = expected.split()
-    right, claimed, found = map(int, numbers)
+    right, claimed, matches = map(int, numbers)
     got = score(caption, SCENES[name])
-    assert (got.right, got.claimed, got.recalled) == (right, claimed, found)
+    assert (got.right, got.claimed, got.recalled) == (right, claimed, matches)
     assert got.hallucinated == (right < claimed)
 
 
@@ -100,7 +100,7 @@ def test_true_captions_are_perfect() -> None:
         got = score(scene.caption, scene)
         assert got.f1 == 1, scene.caption
         assert not got.hallucinated
-        assert all(found == truth for found, truth in by_kind(scene.caption, scene).values())
+        assert all(matches == truth for matches, truth in by_kind(scene.caption, scene).values())
 
 
 def test_one_swapped_word_is_a_hallucination() -> None:
@@ -135,7 +135,7 @@ def test_word_salad_is_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    "phrase", ["a red circle ", "red ", "the circle is red. ", "no star ", "a circle above "]
+    "phrase", ["a red circle", "red", "the circle is red. ", "no star ", "a circle above "]
 )
 def test_two_thousand_words_are_quick(phrase: str) -> None:
     text = phrase * (2000 // len(phrase.split()))

@@ -32,21 +32,21 @@ def test_within_groups_a_tied_reward_orders_nothing_and_a_tied_truth_asks_nothin
 
 
 def test_equal_numbers_have_an_interval_of_no_width():
-    found = statistics.estimates({"x": np.full(50, 0.3)})["x"]
-    assert list(found.values()) == pytest.approx([0.3, 0.3, 0.3], abs=1e-12)
+    matches = statistics.estimates({"x": np.full(50, 0.3)})["x"]
+    assert list(matches.values()) == pytest.approx([0.3, 0.3, 0.3], abs=1e-12)
 
 
 def test_interval_of_a_coin_is_the_known_one():
-    found = statistics.estimates({"coin": np.array([0.0, 1.0] * 200)})["coin"]
-    assert found["value"] == 0.5
-    assert found["low"] == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.004)
-    assert found["high"] == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.004)
+    matches = statistics.estimates({"coin": np.array([0.0, 1.0] * 200)})["coin"]
+    assert matches["value"] == 0.5
+    assert matches["low"] == pytest.approx(0.5 - 1.96 * 0.5 / 20, abs=0.004)
+    assert matches["high"] == pytest.approx(0.5 + 1.96 * 0.5 / 20, abs=0.004)
 
 
 def test_interval_holds_the_true_mean_about_95_times_in_100():
     samples = np.random.default_rng(1).normal(3.0, 2.0, (100, 1000))
-    found = statistics.estimates({str(i): samples[:, i] for i in range(1000)}).values()
-    assert 0.92 < np.mean([e["low"] <= 3.0 <= e["high"] for e in found]) < 0.97
+    matches = statistics.estimates({str(i): samples[:, i] for i in range(1000)}).values()
+    assert 0.92 < np.mean([e["low"] <= 3.0 <= e["high"] for e in matches]) < 0.97
 
 
 def test_same_seed_gives_the_same_interval_and_another_seed_another():

@@ -7,12 +7,9 @@ import torch
 
 from experiments.embedded import quality
 from vizer_rl.assets import ASSETS
-from vizer_rl.config.load import load_run
 from vizer_rl.policy import load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.scoring.clip import OpenClip
-
-from ..conftest import REPO
 
 CPU = torch.device("cpu")
 
@@ -32,12 +29,12 @@ def test_all_checkpoints_are_small_and_have_cards():
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_policies_see_well_and_say_too_little_by_their_cards(family):
-    told = card(family)
+    result = card(family)
     for attribute in ("shape", "colour", "size", "fill"):
-        assert told["forced_choice"][attribute] >= 0.95
-    assert 0.35 <= told["greedy"]["fact_f1"] <= 0.60
-    assert told["greedy"]["hallucination_rate"] >= 0.15
-    assert told["greedy"]["mean_length"] < 0.75 * told["greedy"]["true_mean_length"]
+        assert result["forced_choice"][attribute] >= 0.95
+    assert 0.35 <= result["greedy"]["fact_f1"] <= 0.60
+    assert result["greedy"]["hallucination_rate"] >= 0.15
+    assert result["greedy"]["mean_length"] < 0.75 * result["greedy"]["true_mean_length"]
 
 
 @pytest.mark.parametrize("attribute", ["shape", "colour", "size", "fill"])
@@ -48,9 +45,9 @@ def test_scorers_tell_a_swapped_attribute_by_their_cards(name, attribute):
 
 @pytest.mark.parametrize("name", ["scorer-a", "scorer-b"])
 def test_scorers_tell_presence_by_their_cards(name):
-    told = card(name)
-    assert told["object_presence"] >= 0.90
-    assert "relation" in told["forced_choice"]
+    result = card(name)
+    assert result["object_presence"] >= 0.90
+    assert "relation" in result["forced_choice"]
 
 
 def test_the_scorers_are_of_different_architecture_seed_and_data():
@@ -65,12 +62,11 @@ def test_the_scorers_are_of_different_architecture_seed_and_data():
 
 def test_the_cards_are_true_of_the_files():
     judge = quality.cosine(OpenClip("embedded:a", CPU))
-    said, told = quality.attribute_choice(judge, 100), card("scorer-a")["forced_choice"]
-    assert all(abs(said[k] - told[k]) < 0.06 for k in ("shape", "colour", "size", "fill"))
-    run = load_run(REPO / "experiments/smolvlm.yaml", ["profile=scenes"])
-    judge = quality.log_probability(*load.load_policy("smolvlm", run.policy))
-    said, told = quality.attribute_choice(judge, 60), card("smolvlm")["forced_choice"]
-    assert all(abs(said[k] - told[k]) < 0.06 for k in ("shape", "colour", "size", "fill"))
+    captions, result = quality.attribute_choice(judge, 100), card("scorer-a")["forced_choice"]
+    assert all(abs(captions[k] - result[k]) < 0.06 for k in ("shape", "colour", "size", "fill"))
+    judge = quality.log_probability(*load.load_policy("smolvlm", "embedded", dtype="float32"))
+    captions, result = quality.attribute_choice(judge, 60), card("smolvlm")["forced_choice"]
+    assert all(abs(captions[k] - result[k]) < 0.06 for k in ("shape", "colour", "size", "fill"))
 
 
 def test_two_rewards_of_a_step_share_one_pass_over_the_captions(monkeypatch):
@@ -79,8 +75,8 @@ def test_two_rewards_of_a_step_share_one_pass_over_the_captions(monkeypatch):
     monkeypatch.setattr(
         scorer.model, "encode_text", lambda *a, **k: passes.append(len(a[0])) or encode(*a, **k)
     )
-    said = ["a red star", "a blue circle", "a red star"]
-    first, again = scorer.text_features(said), scorer.text_features(said)
+    captions = ["a red star", "a blue circle", "a red star"]
+    first, again = scorer.text_features(captions), scorer.text_features(captions)
     assert torch.equal(first, again)
     assert torch.equal(first[0], first[2])
     assert passes == [2]

@@ -39,8 +39,8 @@ def prompts_of(config, family, device):
     kinds = 3 if FAMILIES[family].mrope else 1
     ids = torch.cat([torch.full((16,), config.image_token_id), torch.full((BODY - 16,), 7)])
     width = config.get_text_config().hidden_size
-    seen = (16, width) if family == "qwen2vl" else (1, 16, width)
-    features = [torch.zeros(seen, device=device, dtype=torch.bfloat16) for _ in range(2)]
+    captured = (16, width) if family == "qwen2vl" else (1, 16, width)
+    features = [torch.zeros(captured, device=device, dtype=torch.bfloat16) for _ in range(2)]
     return [Prompt(ids, torch.arange(BODY).expand(kinds, -1), x, {}) for x in features]
 
 
@@ -59,16 +59,16 @@ def test_sampling_stays_on_the_gpu_and_its_step_can_be_recorded(family, on_cuda,
     model, config = policy_on(on_cuda, family)
     prompts = prompts_of(config, family, on_cuda)
     monkeypatch.setattr(Prompt, "next_position", BODY)  # a value of the CPU's
-    told = torch.zeros(4, BODY, dtype=torch.long, device=on_cuda)
-    going = sampler.DecodeState(model, prompts, [0, 0, 0, 1], told, 8, True)
+    result = torch.zeros(4, BODY, dtype=torch.long, device=on_cuda)
+    going = sampler.DecodeState(model, prompts, [0, 0, 0, 1], result, 8, True)
     slots = torch.zeros(2, 3, dtype=torch.long, device=on_cuda)
-    at = torch.arange(BODY - 1, BODY + 2, device=on_cuda)
-    allowed = torch.ones(2, 1, 3, going.columns.shape[1], dtype=torch.bool, device=on_cuda)
-    logits = going._feed(slots, going.positions.expand(-1, -1, 3), allowed, at)
+    index = torch.arange(BODY - 1, BODY + 2, device=on_cuda)
+    allowed = torch.ones(2, 1, 3, going.column_branch.shape[1], dtype=torch.bool, device=on_cuda)
+    logits = going._feed(slots, going.positions.expand(-1, -1, 3), allowed, index)
     assert logits.shape == (2, 3, config.get_text_config().vocab_size)
     assert logits.device.type == "cuda"
     for layer in going.cache.layers:
-        assert {x.device.type for x in layer.room} == {"cuda"}
+        assert {x.device.type for x in layer.buffers} == {"cuda"}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -80,14 +80,14 @@ def test_the_packed_forward_stays_on_the_gpu(family, on_cuda):
         real = [Prompt(torch.arange(BODY), torch.arange(BODY)[None], None, {})] * 2
         shape = layout(real, [0, 0, 1], CAPTIONS)
     rows, length = shape.ids.shape
-    where = torch.zeros(len(shape.where), dtype=torch.long, device=on_cuda)
+    where = torch.zeros(len(shape.target_idx), dtype=torch.long, device=on_cuda)
     group = torch.zeros(rows, length, dtype=torch.long, device=on_cuda)
     positions = group.expand(len(prompts[0].positions), -1, -1)
     logps, entropies, _ = model(
         input_ids=group,
-        **attention.model_inputs(positions, attention.mask(group, group)),
+        **attention.model_inputs(positions, attention.attention_mask(group, group)),
         **image_inputs(prompts),
         captions=Targets(where, where),
     )
-    assert logps.shape == entropies.shape == (len(shape.where),)
+    assert logps.shape == entropies.shape == (len(shape.target_idx),)
     assert logps.device.type == entropies.device.type == "cuda"

@@ -10,7 +10,7 @@ from vizer_rl.policy.shared_prefix.collator import Collator
 from vizer_rl.policy.shared_prefix.rollout import Rollout
 from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
 
-from .test_sampler import asked
+from .test_sampler import image_prompts
 from .test_shared_prefix import load_case, rows_of
 
 
@@ -26,13 +26,13 @@ def same(a, b):
 @pytest.mark.parametrize("family", ["smolvlm", "qwen2vl"])
 def test_cold_warm_and_disk_give_the_same_numbers(family, tmp_path, monkeypatch):
     model, processor = load_case(family, True)
-    images, texts = asked(model, processor, True)
-    seen = VisionCache(model, processor, FAMILIES[family], folder=tmp_path)
-    cold = seen.prompts(images, texts)
-    assert seen.hit_rate() == 0
-    warm = seen.prompts(images, texts)
-    assert seen.hit_rate() == 1
-    monkeypatch.setattr(vision_cache, "read", None)  # an image that is known is not read
+    images, texts = image_prompts(model, processor, True)
+    cache = VisionCache(model, processor, FAMILIES[family], folder=tmp_path)
+    cold = cache.prompts(images, texts)
+    assert cache.hit_rate() == 0
+    warm = cache.prompts(images, texts)
+    assert cache.hit_rate() == 1
+    monkeypatch.setattr(vision_cache, "process_images", None)  # an image that is known is not read
     anew = VisionCache(model, processor, FAMILIES[family], folder=tmp_path)
     disk = anew.prompts(images, texts)
     assert anew.hit_rate() == 1
@@ -45,50 +45,50 @@ def test_cold_warm_and_disk_give_the_same_numbers(family, tmp_path, monkeypatch)
 
 def test_a_changed_setting_or_weight_or_prompt_never_meets_an_old_entry(tmp_path):
     model, processor = load_case("smolvlm", False)
-    images, texts = asked(model, processor, False)
-    seen = VisionCache(model, processor, FAMILIES["smolvlm"], folder=tmp_path)
-    first = seen.prompts(images, texts)
+    images, texts = image_prompts(model, processor, False)
+    cache = VisionCache(model, processor, FAMILIES["smolvlm"], folder=tmp_path)
+    first = cache.prompts(images, texts)
     processor.image_processor.image_mean = [0.4, 0.5, 0.5]
-    seen.hit_rate()
-    second = seen.prompts(images, texts)
-    assert seen.hit_rate() == 0
+    cache.hit_rate()
+    second = cache.prompts(images, texts)
+    assert cache.hit_rate() == 0
     assert not torch.equal(first[0].features, second[0].features)
     with torch.no_grad():
         next(model.model.connector.parameters()).mul_(1.1)
-    third = seen.prompts(images, texts)
-    assert seen.hit_rate() == 0
+    third = cache.prompts(images, texts)
+    assert cache.hit_rate() == 0
     assert not torch.equal(second[0].features, third[0].features)
-    other = seen.prompts(images, [text.replace("Describe", "A") for text in texts])
-    assert seen.hit_rate() == 0
+    other = cache.prompts(images, [text.replace("Describe", "A") for text in texts])
+    assert cache.hit_rate() == 0
     assert not torch.equal(other[0].ids, third[0].ids)
 
 
 def test_memory_is_bounded_and_forgets_the_oldest():
     model, processor = load_case("smolvlm", False)
-    images, texts = asked(model, processor, False)
+    images, texts = image_prompts(model, processor, False)
     one = VisionCache(model, processor, FAMILIES["smolvlm"]).prompts(images[:1], texts[:1])[0]
     size = sum(x.nbytes for x in (one.ids, one.positions, one.features))
-    seen = VisionCache(model, processor, FAMILIES["smolvlm"], memory=2 * size)
+    cache = VisionCache(model, processor, FAMILIES["smolvlm"], memory=2 * size)
     for n in (0, 1, 2):
-        seen.prompts(images[n : n + 1], texts[:1])
-    seen.hit_rate()
-    seen.prompts(images[1:2], texts[:1])
-    assert seen.hit_rate() == 1
-    seen.prompts(images[:1], texts[:1])
-    assert seen.hit_rate() == 0
+        cache.prompts(images[n : n + 1], texts[:1])
+    cache.hit_rate()
+    cache.prompts(images[1:2], texts[:1])
+    assert cache.hit_rate() == 1
+    cache.prompts(images[:1], texts[:1])
+    assert cache.hit_rate() == 0
 
 
 def test_a_trainable_tower_keeps_pixels_not_features(tmp_path):
     model, processor = load_case("smolvlm", False)
     model.model.vision_model.requires_grad_(True)
-    images, texts = asked(model, processor, False)
-    seen = VisionCache(model, processor, FAMILIES["smolvlm"], folder=tmp_path)
-    prompts = seen.prompts(images, texts)
+    images, texts = image_prompts(model, processor, False)
+    cache = VisionCache(model, processor, FAMILIES["smolvlm"], folder=tmp_path)
+    prompts = cache.prompts(images, texts)
     assert prompts[0].features is None
     assert prompts[0].vision["pixel_values"].shape[:2] == (1, 1)
     assert not list(tmp_path.iterdir())
-    seen.prompts(images, texts)
-    assert seen.hit_rate() == 0.5
+    cache.prompts(images, texts)
+    assert cache.hit_rate() == 0.5
 
 
 def test_workers_read_ahead_each_image_once(monkeypatch):
@@ -96,17 +96,17 @@ def test_workers_read_ahead_each_image_once(monkeypatch):
     rows = rows_of(processor, True)
     reader = Collator(processor, None, {})
     batch = next(iter(DataLoader(rows, len(rows), collate_fn=reader, num_workers=1)))
-    assert len({id(row["read"]) for row in batch}) == 3
-    monkeypatch.setattr(vision_cache, "read", None)
-    seen = VisionCache(model, processor, FAMILIES["qwen2vl"])
+    assert len({id(row["image_inputs"]) for row in batch}) == 3
+    monkeypatch.setattr(vision_cache, "process_images", None)
+    cache = VisionCache(model, processor, FAMILIES["qwen2vl"])
     ahead = Rollout(batch)
-    ahead.look(seen, [reader.text(row["prompt"]) for row in batch], model.device)
+    ahead.encode_prompts(cache, [reader.text(row["prompt"]) for row in batch], model.device)
     monkeypatch.undo()
     here = Rollout(rows)
-    here.look(
+    here.encode_prompts(
         VisionCache(model, processor, FAMILIES["qwen2vl"]),
         [reader.text(row["prompt"]) for row in rows],
         model.device,
     )
-    assert ahead.of.tolist() == here.of.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert ahead.prompt_idx.tolist() == here.prompt_idx.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert same(ahead.prompts, here.prompts)

@@ -4,10 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from rewards import Bank, make, win_rate
 from rewards.lib.mapper import Mapper
+from vizer_rl.algorithms.alignment_loss import AlignmentLoss, pooled
+from vizer_rl.config.load import load_run
+from vizer_rl.data import scenes as draw
+from vizer_rl.policy import load
+from vizer_rl.policy.hidden_states import caption_tokens, token_states
+from vizer_rl.scoring.reference_policy import ReferencePolicy
 
+from ..conftest import REPO
 from ..stubs import Stub, batch
 
 
@@ -68,18 +76,58 @@ def test_captions_that_all_say_the_same_are_refused_in_one_sentence(sample, tmp_
 
 
 def test_the_reading_decides_whether_the_caption_is_read_with_its_image(sample, tmp_path):
-    seen = []
+    images_read = []
     original = sample.policy.caption_states
 
-    def caption_states(captions, images=None):
-        seen.append(images)
+    def caption_states(captions, images=None, end=True):
+        images_read.append(images)
         return original(captions)
 
     sample.policy.caption_states = caption_states
     make("alignment", {"steps": 2, "reading": "text"}).prepare(bank(sample, tmp_path))
     make("alignment", {"steps": 2, "reading": "image"}).prepare(bank(sample, tmp_path))
-    assert seen == [None, sample.images]
+    assert images_read == [None, sample.images]
     assert len(list(tmp_path.iterdir())) == 2, "each reading has its own mapper in the cache"
+
+
+def test_a_mapper_that_vizer_kept_is_given_the_states_it_was_trained_on(tmp_path):
+    run = load_run(REPO / "experiments/smolvlm.yaml", ["profile=scenes"])
+    model, processor = load.load_policy("smolvlm", "embedded", dtype="float32")
+    prompt = run.data.prompt
+    policy = ReferencePolicy(model, processor, "embedded", prompt=prompt)
+    scenes = [draw.sample(4_000_000 + k) for k in range(4)]
+    images = [draw.render(scene) for scene in scenes]
+    captions = [scenes[0].caption, "", "a heart", scenes[3].caption]
+    rows = replace(
+        batch(None, [(str(k), caption) for k, caption in enumerate(captions)]),
+        images=images,
+        policy=policy,
+        prompt=prompt,
+    )
+    features = policy.image_features(rows.image_ids, images)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2))  # as in training
+    completions = [caption_tokens(processor, prompt, caption) for caption in captions]
+    completions[1] = completions[1][-1:]  # an empty one as the policy says it: its end alone
+    with torch.no_grad():
+        read = token_states(adapted, processor, images, prompt, completions)
+        states = pooled(adapted, *read, "loose", "mean")
+    mapper = Mapper(states.shape[1], features.shape[1], 16)
+    about = {"matching": 0.5, "reading": "loose", "pooling": "mean", "target": "tower"}
+    torch.save({"mapper": mapper.state_dict(), **about}, tmp_path / "mapper.pt")
+    reward = make("alignment", {"mapper": str(tmp_path / "mapper.pt")})
+    reward.prepare(bank(rows, tmp_path))
+    torch.testing.assert_close(reward._states(rows), states, atol=1e-5, rtol=0)
+    ended = policy.caption_states(captions, images)
+    assert (ended - states).abs().amax(1)[[0, 2, 3]].min() > 0.01, "the end's state is not in it"
+    torch.testing.assert_close(ended[1], states[1], atol=1e-5, rtol=0)
+    loss = AlignmentLoss(mapper, lambda *_: features, "loose", "mean")
+    inputs = {"completion_mask": read[1], "image_features": features}
+    _, metrics = loss.batch_loss(adapted, read[0], inputs)
+    assert sum(reward(rows)) / 4 == pytest.approx(metrics["cosine"], abs=0.0051)
+    reward.save(tmp_path / "run")  # kept once more, it is still read so
+    again = make("alignment", {"mapper": str(tmp_path / "run" / "alignment.pt")})
+    again.prepare(bank(rows, tmp_path))
+    assert torch.equal(again._states(rows), reward._states(rows))
 
 
 def test_variance_and_matching_by_hand():

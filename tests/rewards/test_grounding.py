@@ -42,7 +42,7 @@ class Eyes:
         return [False] * len(captions)
 
 
-def told(*pairs):
+def tagged(*pairs):
     eyes = Eyes()
     return CaptionBatch(
         image_ids=[i for i, _ in pairs],
@@ -58,44 +58,44 @@ def told(*pairs):
 @pytest.fixture
 def reward():
     """Prepared on ten images: four with cats, two each with dogs, red cars and trees."""
-    made = make("region_grounding", {"step": 1e-6, "most": 2})
+    built = make("region_grounding", {"step": 1e-6, "max_phrases": 2})
     shown = ["cat"] * 4 + ["dog"] * 2 + ["red car"] * 2 + ["tree"] * 2
-    said = ["a cat"] * 4 + ["a dog"] * 2 + ["a red car", "a blue car", "a tree", "a tree"]
-    sample = told(*((f"{s}/{k}", c) for k, (s, c) in enumerate(zip(shown, said, strict=True))))
-    made.prepare(Bank(sample.image_ids, sample.images, sample, None))
-    return made
+    message = ["a cat"] * 4 + ["a dog"] * 2 + ["a red car", "a blue car", "a tree", "a tree"]
+    sample = tagged(*((f"{s}/{k}", c) for k, (s, c) in enumerate(zip(shown, message, strict=True))))
+    built.prepare(Bank(sample.image_ids, sample.images, sample, None))
+    return built
 
 
 def test_what_is_there_earns_by_its_percentile_and_what_is_not_costs(reward):
     # six of ten bank images fit "cat" less well than one with a cat, eight fit "dog" less well
-    scores = reward(told(("cat/x", "a cat"), ("dog/x", "a dog"), ("cat/x", "a dog")))
+    scores = reward(tagged(("cat/x", "a cat"), ("dog/x", "a dog"), ("cat/x", "a dog")))
     assert scores == pytest.approx([0.1 / 0.45, 0.3 / 0.45, -1.0], abs=1e-5)
 
 
 def test_a_thing_in_one_part_of_the_image_is_found_and_the_mean_is_over_phrases(reward):
-    both = told(("cat+dog/x", "a cat and a dog"), ("cat/x", "a cat and a dog"))
+    both = tagged(("cat+dog/x", "a cat and a dog"), ("cat/x", "a cat and a dog"))
     assert reward(both) == pytest.approx([0.2 / 0.45, (0.1 / 0.45 - 1) / 2], abs=1e-5)
-    assert [[p for p, _ in some] for some in reward.parts(both)] == [["cat", "dog"]] * 2
+    assert [[p for p, _ in subset] for subset in reward.parts(both)] == [["cat", "dog"]] * 2
 
 
 def test_an_attribute_must_beat_its_swaps(reward):
     assert reward.swapped("red car") == ["blue car"]
-    right, wrong = reward(told(("red car/x", "a red car"), ("red car/x", "a blue car")))
+    right, wrong = reward(tagged(("red car/x", "a red car"), ("red car/x", "a blue car")))
     assert right == pytest.approx(0.3 / 0.45, abs=1e-5)
     assert wrong == 0.0  # a car is there, but red fits better
 
 
 def test_repeated_phrases_count_once_and_long_lists_earn_no_more(reward):
-    once, again = reward(told(("cat/x", "a cat"), ("cat/x", "a cat, a cat and a cat")))
-    assert once == again
-    listed = told(("cat+dog/x", "a cat, a dog, a tree"), ("cat+tree/x", "a tree, a cat, a car"))
+    run_step, again = reward(tagged(("cat/x", "a cat"), ("cat/x", "a cat, a cat and a cat")))
+    assert run_step == again
+    listed = tagged(("cat+dog/x", "a cat, a dog, a tree"), ("cat+tree/x", "a tree, a cat, a car"))
     assert reward.parts(listed)[0][2] == ("tree", -1.0)
-    three = told(("cat+dog+tree/x", "a cat, a dog, a tree"))
+    three = tagged(("cat+dog+tree/x", "a cat, a dog, a tree"))
     assert reward.parts(three)[0][2] == ("tree", 0.0)  # grounded, but past `most`
 
 
 def test_nothing_named_gets_the_floor(reward):
-    assert reward(told(("cat/x", ""), ("cat/x", "it is red"))) == [-1.0, -1.0]
+    assert reward(tagged(("cat/x", ""), ("cat/x", "it is red"))) == [-1.0, -1.0]
 
 
 def test_it_must_be_prepared_and_says_which_tagger_is_missing(monkeypatch):
@@ -105,7 +105,7 @@ def test_it_must_be_prepared_and_says_which_tagger_is_missing(monkeypatch):
     from rewards.lib import text
 
     with pytest.raises(RuntimeError, match="not prepared"):
-        make("region_grounding", {})(told(("cat/x", "a cat")))
+        make("region_grounding", {})(tagged(("cat/x", "a cat")))
     text._spacy.cache_clear()
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(Missing, match="grounding"):
@@ -139,12 +139,12 @@ def test_fifteen_crops_and_each_image_is_decoded_once():
     sizes = [crops[k].size for k in range(30)]
     assert decoded == [0, 1]
     assert sizes[:15] == [(30, 60)] + [(15, 30)] * 4 + [(10, 20)] * 9 + [(15, 30)]
-    assert len(Crops(LazyImages(), every=2)) == 30
+    assert len(Crops(LazyImages(), stride=2)) == 30
     assert Crops([Image.new("RGB", (2, 2))])[14].size == (1, 1)
 
 
 def test_only_as_many_images_as_asked_for_calibrate(reward):
     few = make("region_grounding", {"bank": 5})
-    sample = told(*((f"cat/{k}", "a cat") for k in range(10)))
+    sample = tagged(*((f"cat/{k}", "a cat") for k in range(10)))
     few.prepare(Bank(sample.image_ids, sample.images, sample, None))
     assert len(few.crops) == 5

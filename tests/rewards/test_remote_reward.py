@@ -28,18 +28,18 @@ def server():
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.asked.append(body["items"])
+            server.requests.append(body["items"])
             todo = server.plan.pop(0) if server.plan else 200
             if isinstance(todo, float):
                 time.sleep(todo)
             status = todo if isinstance(todo, int) else 200
             scores = server.answer or [len(i["caption"]) / 10 for i in body["items"]]
-            said = json.dumps({"scores": scores}).encode() if status == 200 else b"{}"
+            captions = json.dumps({"scores": scores}).encode() if status == 200 else b"{}"
             try:
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(said)))
+                self.send_header("Content-Length", str(len(captions)))
                 self.end_headers()
-                self.wfile.write(said)
+                self.wfile.write(captions)
             except BrokenPipeError:
                 pass  # the asker gave up: that is what is tested
 
@@ -47,7 +47,7 @@ def server():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.plan, server.asked, server.answer = [], [], None
+    server.plan, server.requests, server.answer = [], [], None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -66,8 +66,8 @@ def ask(server, **parameters):
 
 
 def test_every_caption_is_scored_and_each_image_sent_once_a_request(server):
-    assert ask(server, at_once=3) == [0.1, 0.2, 0.3, 0.4]
-    first, second = sorted(server.asked, key=len, reverse=True)
+    assert ask(server, batch_size=3) == [0.1, 0.2, 0.3, 0.4]
+    first, second = sorted(server.requests, key=len, reverse=True)
     assert [sorted(item) for item in first] == [
         ["caption", "image", "image_id"],
         ["caption", "image_id"],
@@ -81,14 +81,14 @@ def test_every_caption_is_scored_and_each_image_sent_once_a_request(server):
 def test_a_busy_server_is_asked_again(server):
     server.plan = [500, 503, 429]
     assert ask(server) == [0.1, 0.2, 0.3, 0.4]
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 def test_a_server_that_goes_on_failing_stops_the_run(server):
     server.plan = [500] * 3
     with pytest.raises(RewardError, match=r"'remote_reward' failed.*failed 3 times.*500"):
         ask(server, tries=3)
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 def test_a_server_that_does_not_answer_in_time_is_asked_again_and_then_given_up(server):
@@ -103,7 +103,7 @@ def test_a_wrong_request_or_answer_stops_at_once(server):
     server.plan = [404]
     with pytest.raises(RewardError, match=r"refuses the request.*404"):
         ask(server)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     server.answer = [1.0]
     with pytest.raises(RewardError, match="no list of 4 scores"):
         ask(server)

@@ -22,15 +22,15 @@ from ..conftest import REPO
 from ..stubs import Answering
 
 QUICK = {"sample_support": {"samples": 4}}  # half the time
-EVERY = pytest.mark.parametrize("name", rewards.names())
+ALL_REWARDS = pytest.mark.parametrize("name", rewards.names())
 
 
-@EVERY
+@ALL_REWARDS
 def test_it_says_what_it_is_and_declares_what_it_does(name):
-    module, found = rewards.load_module(name), rewards.find(name)
+    module, matches = rewards.load_module(name), rewards.find(name)
     assert module.__doc__
     assert rewards.cost(name), 'the module\'s docstring has a sentence that begins with "Cost:"'
-    assert found.__doc__.strip().splitlines()[0].endswith((".", "?"))
+    assert matches.__doc__.strip().splitlines()[0].endswith((".", "?"))
     assert "vizer_rl" not in vars(module)
     assert 0 < module.RATE <= 1
     reward = rewards.make(name, {})
@@ -41,18 +41,18 @@ def test_it_says_what_it_is_and_declares_what_it_does(name):
         assert isinstance(getattr(reward, declared, False), bool)
 
 
-@EVERY
+@ALL_REWARDS
 def test_every_parameter_is_typed_named_and_explained(name):
-    found = rewards.find(name)
-    if found.__init__ is object.__init__:
+    matches = rewards.find(name)
+    if matches.__init__ is object.__init__:
         return
-    for key, parameter in inspect.signature(found, eval_str=True).parameters.items():
+    for key, parameter in inspect.signature(matches, eval_str=True).parameters.items():
         assert parameter.kind is parameter.KEYWORD_ONLY, key
         assert parameter.annotation is not parameter.empty, key
-        assert f"`{key}`" in found.__init__.__doc__, f"{key} is not explained"
+        assert f"`{key}`" in matches.__init__.__doc__, f"{key} is not explained"
 
 
-@EVERY
+@ALL_REWARDS
 def test_it_is_one_short_file(name):
     text = (REPO / "rewards" / f"{name}.py").read_text()
     assert len(text.splitlines()) <= 120
@@ -65,11 +65,11 @@ def test_it_is_one_short_file(name):
 def bank(tmp_path_factory):
     """160 scenes with captions that the frozen policy sampled for them, and the true ones."""
     run = load_run(REPO / "experiments/smolvlm.yaml", ["profile=scenes"])
-    model, processor = load.load_policy("smolvlm", run.policy)
+    model, processor = load.load_policy("smolvlm", "embedded", dtype="float32")
     torch.manual_seed(0)
     scenes = [draw.sample(3_000_000 + k) for k in range(160)]
     images = [draw.render(s) for s in scenes]
-    said = captioner.caption(
+    message = captioner.caption(
         model, processor, images, run.data.prompt, max_new_tokens=32, temperature=1.0
     )
     reference = Answering(model, processor, "embedded", instruct=True, max_new_tokens=32)
@@ -78,36 +78,36 @@ def bank(tmp_path_factory):
     eos = load.eos_ids(model, processor)
     scoring = RewardFunctions([], encoders, reference, eos, 8, run.data.prompt)
     ids = [str(k) for k in range(160)]
-    sample = scoring.batch(ids, images, [c.text for c in said], [c.ids for c in said])
+    sample = scoring.batch(ids, images, [c.text for c in message], [c.ids for c in message])
     return Bank(ids, images, sample, tmp_path_factory.mktemp("cache")), scenes
 
 
 @pytest.fixture(scope="module")
 def prepared(bank):
     """Each reward, prepared once."""
-    made = {}
+    built = {}
 
     def get(name):
-        if name not in made:
-            made[name] = rewards.make(name, QUICK.get(name, {}))
-            if hasattr(made[name], "prepare"):
-                made[name].prepare(bank[0])
-        return made[name]
+        if name not in built:
+            built[name] = rewards.make(name, QUICK.get(name, {}))
+            if hasattr(built[name], "prepare"):
+                built[name].prepare(bank[0])
+        return built[name]
 
     return get
 
 
-@EVERY
+@ALL_REWARDS
 def test_a_matched_caption_beats_a_mismatched_one(name, bank, prepared):
-    known, scenes = bank
+    stored, scenes = bank
     captions = [s.caption for s in scenes]
-    right = replace(known.sample, captions=captions)
-    wrong = replace(known.sample, captions=[*captions[1:], captions[0]])
+    right = replace(stored.sample, captions=captions)
+    wrong = replace(stored.sample, captions=[*captions[1:], captions[0]])
     module = rewards.load_module(name)
     assert module.check(prepared(name), right, wrong) >= module.RATE
 
 
-@EVERY
+@ALL_REWARDS
 def test_scores_lie_in_the_range_and_the_same_caption_gets_the_same_score(name, bank, prepared):
     reward, sample = prepared(name), bank[0].sample
     low, high = reward.range
@@ -118,11 +118,11 @@ def test_scores_lie_in_the_range_and_the_same_caption_gets_the_same_score(name, 
     assert all(a == b or math.isclose(a, b, abs_tol=1e-5) for a, b in pairs)
 
 
-@EVERY
+@ALL_REWARDS
 def test_captions_of_zero_tokens_and_odd_ones_are_scored_like_any_other(name, bank, prepared):
     sample = bank[0].sample
     odd = ["", " ", ".", "🙂", "a " * 300, "A dog. " * 60, "<|im_end|>"]
-    some = replace(
+    subset = replace(
         sample,
         image_ids=sample.image_ids[: len(odd)],
         images=sample.images[: len(odd)],
@@ -134,19 +134,19 @@ def test_captions_of_zero_tokens_and_odd_ones_are_scored_like_any_other(name, ba
     reward = prepared(name)
     adapter = RewardFunctions([Reward(name, 1.0, reward)], sample.encoders, sample.policy, [0], 1)
     low, high = reward.range
-    scores = adapter.scores(some)[name]
+    scores = adapter.scores(subset)[name]
     assert all(s is None or low - 1e-6 <= s <= high + 1e-6 for s in scores)
-    empty = replace(some, ended=[False] * len(odd))
+    empty = replace(subset, ended=[False] * len(odd))
     assert adapter.scores(empty)[name] == [reward.floor] * len(odd)
 
 
-@EVERY
+@ALL_REWARDS
 def test_its_parts_are_one_list_for_each_caption_and_its_notes_are_numbers(name, bank, prepared):
     reward, sample = prepared(name), bank[0].sample
     if hasattr(reward, "parts"):
-        told = reward.parts(sample)
-        assert len(told) == len(sample.captions)
-        for what, score in (part for some in told for part in some):
+        result = reward.parts(sample)
+        assert len(result) == len(sample.captions)
+        for what, score in (part for subset in result for part in subset):
             assert isinstance(what, str)
             assert math.isfinite(score)
     if hasattr(reward, "notes"):

@@ -14,20 +14,20 @@ def test_clip_similarity_is_the_cosine_in_steps():
     stub = Stub(
         {"x": [1.0, 0.0]}, {"same": [1.0, 0.0], "half": [1.0, math.sqrt(3.0)], "no": [0.0, 1.0]}
     )
-    told = batch(stub, [("x", "same"), ("x", "half"), ("x", "no")])
-    assert list(make("clip_similarity", {})(told)) == pytest.approx([1.0, 0.5, 0.0])
+    result = batch(stub, [("x", "same"), ("x", "half"), ("x", "no")])
+    assert list(make("clip_similarity", {})(result)) == pytest.approx([1.0, 0.5, 0.0])
     coarse = make("clip_similarity", {"step": 0.4})
-    assert list(coarse(told)) == pytest.approx([0.8, 0.4, 0.0])
+    assert list(coarse(result)) == pytest.approx([0.8, 0.4, 0.0])
 
 
 def test_a_caption_past_the_context_is_the_mean_of_its_sentences():
     first, second = "a dog lies on the green grass.", "a cat sits on the old wall."
     endless = "one two three four five six seven eight nine ten."
     texts = {first: [1.0, 0.0], second: [0.0, 1.0], endless: [1.0, 0.0]}
-    told = batch(Stub({"x": [1.0, 0.0]}, texts), [("x", f"{first} {second}"), ("x", endless)])
+    result = batch(Stub({"x": [1.0, 0.0]}, texts), [("x", f"{first} {second}"), ("x", endless)])
     reward = make("clip_similarity", {})
-    assert list(reward(told)) == pytest.approx([0.5, 1.0])
-    assert reward.parts(told) == [[(first, 1.0), (second, 0.0)], [(endless, 1.0)]]
+    assert list(reward(result)) == pytest.approx([0.5, 1.0])
+    assert reward.parts(result) == [[(first, 1.0), (second, 0.0)], [(endless, 1.0)]]
     assert reward.notes() == {"cut": 0.5}  # the endless one is a single sentence
     assert reward.notes() == {"cut": 0.0}
 
@@ -46,9 +46,9 @@ def test_self_retrieval_is_a_log_softmax_calibrated_and_floored():
     reward.scale = 2.0
     # the negatives are orthogonal to the caption; where the random one is the image itself it
     # is no negative, so 4 or 5 of them count e^0 against e^2
-    told = [math.log(math.e**2 / (math.e**2 + n)) for n in (4, 5)]
+    result = [math.log(math.e**2 / (math.e**2 + n)) for n in (4, 5)]
     for value in reward(sample):
-        assert min(abs(value - t) for t in told) < 1e-4
+        assert min(abs(value - t) for t in result) < 1e-4
     reward.scale = 50.0
     wrong = [reward(batch(stub, [("i0", f"c{k}")]))[0] for k in range(1, 6)]
     assert wrong.count(pytest.approx(-6.0)) >= 4  # -50 nats, but for the one that is no negative
@@ -66,18 +66,18 @@ def test_self_retrieval_is_calibrated_to_the_probability_asked_for():
             "self_retrieval", {"hard": 8, "random": 8, "base_probability": wanted, "step": 1e-6}
         )
         reward.prepare(Bank(list(images), [None] * 40, sample, None))
-        found = torch.tensor(reward(sample)).exp().mean().item()
-        assert found == pytest.approx(wanted, abs=0.02)
+        matches = torch.tensor(reward(sample)).exp().mean().item()
+        assert matches == pytest.approx(wanted, abs=0.02)
 
 
 def test_self_retrieval_needs_a_bank_and_enough_of_it():
     images, texts = axes(4)
     stub = Stub(images, texts)
-    told = batch(stub, [("i0", "c0")])
+    result = batch(stub, [("i0", "c0")])
     with pytest.raises(RuntimeError, match="not prepared"):
-        make("self_retrieval", {})(told)
+        make("self_retrieval", {})(result)
     with pytest.raises(ValueError, match="only 4 training images"):
-        make("self_retrieval", {}).prepare(Bank(list(images), [None] * 4, told, None))
+        make("self_retrieval", {}).prepare(Bank(list(images), [None] * 4, result, None))
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_length_by_hand(count, value):
 
 
 def test_random_knows_nothing_and_repeats_itself():
-    told = words(*[f"caption {k}" for k in range(400)])
+    result = words(*[f"caption {k}" for k in range(400)])
     reward = make("random", {})
-    scores = reward(told)
-    assert scores == reward(told)
+    scores = reward(result)
+    assert scores == reward(result)
     assert 0.4 < sum(scores) / 400 < 0.6
 
 
@@ -116,10 +116,10 @@ def test_self_retrieval_tells_what_a_caption_is_taken_for():
     stub = Stub(*axes(4))
     stub.texts["both"] = torch.tensor([1.0, 1.0, 0.0, 0.0]) / math.sqrt(2)
     reward = make("self_retrieval", {"hard": 3, "random": 0})
-    told = batch(stub, [("i0", "both")])
-    reward.prepare(Bank(list(stub.images), [None] * 4, told, None))
+    result = batch(stub, [("i0", "both")])
+    reward.prepare(Bank(list(stub.images), [None] * 4, result, None))
     reward.scale = math.sqrt(2)  # logits 1 for both, 0 for the other two
-    ((right, wrong),) = reward.parts(told)
+    ((right, wrong),) = reward.parts(result)
     half = math.e / (2 * math.e + 2)
     assert right == ("this image", pytest.approx(half))
     assert wrong == ("i1", pytest.approx(half))
@@ -128,13 +128,13 @@ def test_self_retrieval_tells_what_a_caption_is_taken_for():
 def test_another_encoder_picks_the_hard_negatives_and_drops_its_doubles():
     stub = Stub(*axes(6))
     # The policy sees i0 and i1 as one image, i2 and i3 as alike, i4 and i5 as alike.
-    seen = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0.5], [0, 0, 1], [0, 0.5, 1]]
-    tower = Stub({f"i{k}": [float(x) for x in v] for k, v in enumerate(seen)}, {})
-    told = batch(stub, [("i2", "c3"), ("i4", "c5"), ("i0", "c1")])
-    told = CaptionBatch(**{**vars(told), "policy": tower})
+    vectors = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0.5], [0, 0, 1], [0, 0.5, 1]]
+    tower = Stub({f"i{k}": [float(x) for x in v] for k, v in enumerate(vectors)}, {})
+    result = batch(stub, [("i2", "c3"), ("i4", "c5"), ("i0", "c1")])
+    result = CaptionBatch(**{**vars(result), "policy": tower})
     reward = make("self_retrieval", {"neighbours": "policy", "hard": 1, "random": 0})
-    reward.prepare(Bank(list(stub.images), [None] * 6, told, None))
-    names = [parts[1][0] for parts in reward.parts(told)]
+    reward.prepare(Bank(list(stub.images), [None] * 6, result, None))
+    names = [parts[1][0] for parts in reward.parts(result)]
     assert names[:2] == ["i3", "i5"]
     assert names[2] != "i1"
 

@@ -17,12 +17,12 @@ def test_the_worked_example_keeps_the_contract_and_reaches_its_rate(tmp_path):
     module, reward = rewards.load_module(str(path)), rewards.make(str(path), {})
     assert rewards.cost(str(path)) == "one small copy of each image"
     scenes = [draw.sample(k) for k in range(60)]
-    told = batch(None, [(str(k), s.caption) for k, s in enumerate(scenes)])
-    told.images[:] = [draw.render(s) for s in scenes]
+    result = batch(None, [(str(k), s.caption) for k, s in enumerate(scenes)])
+    result.images[:] = [draw.render(s) for s in scenes]
     wrong = batch(None, [(str(k), scenes[k - 1].caption) for k in range(60)])
-    wrong.images[:] = told.images
-    assert module.check(reward, told, wrong) >= module.RATE
-    assert all(0 <= s <= 1 for s in reward(told))
+    wrong.images[:] = result.images
+    assert module.check(reward, result, wrong) >= module.RATE
+    assert all(0 <= s <= 1 for s in reward(result))
     assert reward(batch(None, [("0", "nothing")])) == [0.0]
 
 

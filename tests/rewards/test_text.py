@@ -25,8 +25,8 @@ def test_sentences(text, expected):
 
 
 def test_content_words_have_no_stop_words_and_are_not_counted():
-    said = "A photo of the man's two dogs: dogs sit on a red-brown bench."
-    assert content_words(said) == ["man", "dogs", "dogs", "sit", "red-brown", "bench"]
+    captions = "A photo of the man's two dogs: dogs sit on a red-brown bench."
+    assert content_words(captions) == ["man", "dogs", "dogs", "sit", "red-brown", "bench"]
     assert content_words("it is on the of") == []
 
 
@@ -90,8 +90,8 @@ def test_every_true_scene_caption_gives_exactly_its_objects():
 
     for seed in range(200):
         scene = draw.sample(seed)
-        told = [f"{o.size} {o.fill} {o.colour} {o.shape}" for o in scene.objects]
-        assert noun_phrases(scene.caption) == list(dict.fromkeys(told))
+        result = [f"{o.size} {o.fill} {o.colour} {o.shape}" for o in scene.objects]
+        assert noun_phrases(scene.caption) == list(dict.fromkeys(result))
 
 
 def token(text, pos, lemma=None, dep=""):

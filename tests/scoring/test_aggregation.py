@@ -102,9 +102,9 @@ def test_group_scores_by_hand_in_double_precision():
 def test_a_reward_whose_spread_is_noise_is_told_once():
     watch = NoiseWatch(["flat", "tiny", "good"], [0.0, 0.05, 0.05])
     rewards = torch.tensor([[1.0, 0.00, 0.0], [1.0, 0.05, 0.3], [NAN, 0.5, 0.1], [2.0, 0.5, 0.9]])
-    told = [watch.update(rewards, 2) for _ in range(2 * NOISE_STEPS)]
-    sentences = told.pop(NOISE_STEPS - 1)
-    assert not any(told)
+    result = [watch.update(rewards, 2) for _ in range(2 * NOISE_STEPS)]
+    sentences = result.pop(NOISE_STEPS - 1)
+    assert not any(result)
     assert len(sentences) == 2
     assert "'flat' is only noise" in sentences[0]
     assert "differ by 0" in sentences[0]

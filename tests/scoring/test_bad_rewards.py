@@ -16,7 +16,7 @@ FILE = REPO / "experiments" / "smolvlm.yaml"
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "captions"),
     [
         ("self_retreival", ["unknown reward", "'self_retrieval'", "clip_similarity"]),
         ("nowhere.module.Reward", ["no module 'nowhere'"]),
@@ -24,14 +24,14 @@ FILE = REPO / "experiments" / "smolvlm.yaml"
         ("rewards.length.Lenght", ["has no 'Lenght'", "nearest: Length"]),
     ],
 )
-def test_an_unknown_reward_is_one_sentence(name, said):
+def test_an_unknown_reward_is_one_sentence(name, captions):
     with pytest.raises(ValueError, match="reward") as caught:
         rewards.find(name)
-    assert all(w in str(caught.value) for w in said)
+    assert all(w in str(caught.value) for w in captions)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "captions"),
     [
         ("def mine(batch)\n    return []\n", "has a syntax error: .*mine.py, line 1: expected ':'"),
         ("import notthere\n", "needs the package 'notthere', which is not installed"),
@@ -41,10 +41,10 @@ def test_an_unknown_reward_is_one_sentence(name, said):
         ("x = 1\n", "it has none"),
     ],
 )
-def test_a_bad_file_is_told_with_the_others_before_anything_runs(tmp_path, text, said):
+def test_a_bad_file_is_told_with_the_others_before_anything_runs(tmp_path, text, captions):
     path = tmp_path / "mine.py"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=captions) as caught:
         load_run(FILE, ["profile=scenes", f"rewards.{path}={{}}", "seed=x"])
     assert "seed: 'x'" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 3
@@ -106,9 +106,9 @@ def test_a_choice_and_a_dependency_are_told_by_name(monkeypatch, tmp_path, capsy
     monkeypatch.setitem(sys.modules, "spacy", None)
     arguments = ["train", str(FILE), "profile=scenes", "rewards.region_grounding.tagger=spacy"]
     assert cli.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "rewards.region_grounding: spacy is not installed" in said
-    assert "vizer_rl[grounding]" in said
+    printed = capsys.readouterr().err
+    assert "rewards.region_grounding: spacy is not installed" in printed
+    assert "vizer_rl[grounding]" in printed
     assert not list(tmp_path.iterdir()), "nothing was begun"
     assert cli.main([*arguments[:3], "rewards.length={shortest: 9, longest: 3}"]) == 2
     assert "rewards.length: length: need 0 < shortest <= longest" in capsys.readouterr().err

@@ -7,14 +7,11 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from rewards.lib.images import image_hash
-from vizer_rl.config.load import load_run
 from vizer_rl.data import scenes as draw
 from vizer_rl.data.perturb import VIEWS, masked
-from vizer_rl.policy import hidden_states, load
+from vizer_rl.policy import hidden_states, load, vision
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.scoring.reference_policy import ReferencePolicy, answers_questions, content_key
-
-from ..conftest import REPO
 
 CAPTIONS = [
     "a small solid red square",
@@ -26,8 +23,7 @@ CAPTIONS = [
 
 
 def loaded(family):
-    run = load_run(REPO / "experiments" / f"{family}.yaml", ["profile=scenes"])
-    return load.load_policy(family, run.policy)
+    return load.load_policy(family, "embedded", dtype="float32")
 
 
 @pytest.fixture(scope="module", params=[*sorted(FAMILIES), "tiles"])
@@ -78,28 +74,28 @@ def naive(reference, caption, image):
 @pytest.mark.parametrize("view", [*VIEWS, "text"])
 def test_log_probs_are_those_of_one_forward_pass_each(reference, images, view):
     given = None if view == "text" else images
-    found = reference.log_probs(CAPTIONS, given, view)
-    for caption, image, logp in zip(CAPTIONS, images, found, strict=True):
+    matches = reference.log_probs(CAPTIONS, given, view)
+    for caption, image, logp in zip(CAPTIONS, images, matches, strict=True):
         shown = None if view == "text" else VIEWS[view](image)
         wanted = naive(reference, caption, shown)
         assert logp.dtype == torch.float32
         assert len(logp) == len(reference.tokens(caption))
         torch.testing.assert_close(logp, wanted, atol=1e-5, rtol=1e-5)
-    assert len(found[1]) == 0, "an empty caption has no token"
+    assert len(matches[1]) == 0, "an empty caption has no token"
     assert reference.log_probs([], None if view == "text" else [], view) == []
 
 
 def test_plain_text_is_tokenised_as_the_processor_does_it(reference, images):
     """The prompt is cut behind the image and the caption set apart: the same tokens come out."""
     chat = reference._chat(reference.prompt)
-    said = reference._answer(chat, CAPTIONS[0])
-    whole = reference.processor(images=[[images[1]]], text=[chat + said], return_tensors="pt")[
+    answer = reference._answer(chat, CAPTIONS[0])
+    whole = reference.processor(images=[[images[1]]], text=[chat + answer], return_tensors="pt")[
         "input_ids"
     ][0]
     before, token, after = chat.partition(str(reference.processor.image_token))
-    seen = hidden_states.process_image(reference.processor, images[1], before + token)
+    (inputs,) = vision.process_images(reference.processor, [images[1]], [before + token])
     rest = reference.processor.tokenizer(after, add_special_tokens=False)["input_ids"]
-    assert [*seen.ids, *rest, *reference._tokenize(said)] == whole.tolist()
+    assert [*inputs["ids"].tolist(), *rest, *reference._tokenize(answer)] == whole.tolist()
 
 
 def test_what_is_read_together_does_not_matter(reference, images, monkeypatch):
@@ -126,10 +122,10 @@ def test_views_and_images_must_fit(reference, images):
 
 def test_caption_states_with_and_without_the_image(reference, images):
     alone = reference.caption_states(CAPTIONS)
-    assert alone.shape == (len(CAPTIONS), reference._base.config.text_config.hidden_size)
+    assert alone.shape == (len(CAPTIONS), reference.model.config.text_config.hidden_size)
     ids = reference.processor.tokenizer(CAPTIONS[0] + reference.processor.tokenizer.eos_token)
     with torch.no_grad():
-        hidden = reference._base.model(torch.tensor([ids["input_ids"]])).last_hidden_state[0]
+        hidden = reference.model.model(torch.tensor([ids["input_ids"]])).last_hidden_state[0]
     torch.testing.assert_close(alone[0], hidden.mean(0), atol=1e-5, rtol=1e-5)
     shown = reference.caption_states(CAPTIONS, images)
     assert (shown - alone).abs().max() > 0.01
@@ -143,7 +139,7 @@ def test_image_features_are_means_and_remembered(reference, images):
     both = reference.image_features(ids, images)
     if reference.processor.image_processor.to_dict().get("do_image_splitting"):
         tiles = [
-            hidden_states.process_image(reference.processor, i, "<image>").pixels["pixel_values"]
+            vision.process_images(reference.processor, [i], ["<image>"])[0]["pixel_values"]
             for i in images
         ]
         assert len({t.shape[1] for t in tiles}) > 1, "images of several numbers of tiles"
@@ -157,7 +153,7 @@ def test_image_features_are_means_and_remembered(reference, images):
 def test_samples_are_of_their_images_and_seed(reference, images):
     one = reference.sample(images[:2], 3, seed=1)
     state = torch.random.get_rng_state()
-    assert [len(said) for said in one] == [3, 3]
+    assert [len(captions) for captions in one] == [3, 3]
     assert one == reference.sample(images[:2], 3, seed=1)
     assert one != reference.sample(images[:2], 3, seed=2)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -191,13 +187,14 @@ def test_adapter_mode_and_weights_stay_as_they_were(images):
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight)
-    reference.model = adapted.train()
+    adapted.train()
     model.model.vision_model.eval()
     with torch.no_grad():
         other = naive(reference, CAPTIONS[0], images[0])
-    after = reference.log_probs(CAPTIONS, images)
     assert (other - before[0]).abs().max() > 0.1, "the adapter does nothing"
-    torch.testing.assert_close(after, before)
+    wrapped = ReferencePolicy(adapted, processor, "embedded")
+    for policy in (reference, wrapped):  # given the base before PEFT took it, or what PEFT made
+        torch.testing.assert_close(policy.log_probs(CAPTIONS, images), before)
     assert adapted.training
     assert not model.model.vision_model.training
     assert all(p.requires_grad for n, p in adapted.named_parameters() if "lora_" in n)
@@ -236,8 +233,9 @@ def test_a_masked_view_hides_sixty_percent_always_the_same():
 
 
 def test_half_precision_weights_give_whole_log_probs(images):
-    run = load_run(REPO / "experiments/qwen2vl.yaml", ["profile=scenes", "policy.dtype=bfloat16"])
-    reference = ReferencePolicy(*load.load_policy("qwen2vl", run.policy), "embedded")
+    reference = ReferencePolicy(
+        *load.load_policy("qwen2vl", "embedded", dtype="bfloat16"), "embedded"
+    )
     whole = ReferencePolicy(*loaded("qwen2vl"), "embedded").log_probs(CAPTIONS, images)
     for half, full in zip(reference.log_probs(CAPTIONS, images), whole, strict=True):
         assert half.dtype == torch.float32

@@ -36,15 +36,15 @@ def ask(adapter, ids=((1, EOS), (1, EOS))):
 
 
 def test_the_adapter_hands_over_captions_in_groups():
-    seen = []
+    batches = []
 
-    def score(told):
-        seen.append(told)
+    def score(scored):
+        batches.append(scored)
         return [1.0, None]
 
     assert ask(scoring(score)) == [1.0, None]
-    assert seen[0].captions == ["one", "two"]
-    assert seen[0].groups == [range(2)]
+    assert batches[0].captions == ["one", "two"]
+    assert batches[0].groups == [range(2)]
 
 
 def test_a_caption_without_end_gets_the_floor_not_none():
@@ -53,7 +53,7 @@ def test_a_caption_without_end_gets_the_floor_not_none():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ([math.nan, 1.0], "nan"),
         ([1.0, math.inf], "inf"),
@@ -61,14 +61,14 @@ def test_a_caption_without_end_gets_the_floor_not_none():
         (["good", 1.0], "'good'"),
     ],
 )
-def test_a_broken_reward_stops_the_run_by_name(value, said):
+def test_a_broken_reward_stops_the_run_by_name(value, message):
     with pytest.raises(RewardError, match="'mine'") as caught:
         ask(scoring(lambda b: value))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_exception_in_a_reward_is_never_a_score():
-    def score(told):
+    def score(scored):
         raise KeyError("oops")
 
     with pytest.raises(RewardError, match=r"'mine' failed.*'x'.*'one'.*oops"):
@@ -77,15 +77,15 @@ def test_an_exception_in_a_reward_is_never_a_score():
 
 def several(*rewards):
     """An adapter with (name, weight, function, declared) each."""
-    made = []
+    built = []
     for name, weight, score, declared in rewards:
         for key, value in declared.items():
             setattr(score, key, value)
-        made.append(Reward(name, weight, score))
-    return RewardFunctions(made, lambda n: None, None, [EOS], 2)
+        built.append(Reward(name, weight, score))
+    return RewardFunctions(built, lambda n: None, None, [EOS], 2)
 
 
-def told(adapter, *captions):
+def scored(adapter, *captions):
     rows = len(captions)
     return adapter.batch(["x"] * rows, [None] * rows, captions, [[1, EOS]] * rows)
 
@@ -96,10 +96,10 @@ def test_the_gate_puts_content_rewards_to_their_floor_and_leaves_guards_alone():
         ("guard", 0.5, lambda b: [-0.25, -0.25], {"floor": -1.0, "content": False}),
         ("gate", 0.0, lambda b: [0.0, -1.0], {"floor": -1.0, "gates": True}),
     )
-    scores = adapter.scores(told(adapter, "good", "bad"))
+    scores = adapter.scores(scored(adapter, "good", "bad"))
     assert scores == {"content": [0.5, -2.0], "guard": [-0.25, -0.25], "gate": [0.0, -1.0]}
     assert adapter.weighted(scores) == [0.375, -2.125]
-    guard = adapter.scores(told(adapter, "good", "bad"), adapter.rewards[1:2])
+    guard = adapter.scores(scored(adapter, "good", "bad"), adapter.rewards[1:2])
     assert guard == {"guard": [-0.25, -0.25]}, "the others are not scored"
     assert adapter.weighted(guard) == [-0.125, -0.125]
 
@@ -116,17 +116,17 @@ def test_a_reward_that_is_only_noise_is_told_to_the_constructors_callable():
 
 def test_groups_are_neighbours_of_one_image_up_to_the_number_of_generations():
     adapter = several()
-    made = adapter.batch(list("aaaabc"), [None] * 6, list("uvwxyz"), [[EOS]] * 5 + [[]])
-    assert made.groups == [range(0, 2), range(2, 4), range(4, 5), range(5, 6)]
-    assert made.ended == [True] * 5 + [False]
+    built = adapter.batch(list("aaaabc"), [None] * 6, list("uvwxyz"), [[EOS]] * 5 + [[]])
+    assert built.groups == [range(0, 2), range(2, 4), range(4, 5), range(5, 6)]
+    assert built.ended == [True] * 5 + [False]
 
 
 def test_async_rewards_run_together():
-    running, most = [], []
+    running, limit = [], []
 
     async def slow(batch):
         running.append(1)
-        most.append(len(running))
+        limit.append(len(running))
         await asyncio.sleep(0.01)
         running.pop()
         return [1.0] * len(batch.captions)
@@ -139,8 +139,8 @@ def test_async_rewards_run_together():
         [Reward("one", 1.0, slow), Reward("two", 1.0, Slow())], lambda n: None, None, [EOS], 2
     )
     for _ in range(2):  # one loop for the whole run
-        assert adapter.scores(told(adapter, "a", "b")) == {"one": [1.0, 1.0], "two": [1.0, 1.0]}
-    assert max(most) == 2
+        assert adapter.scores(scored(adapter, "a", "b")) == {"one": [1.0, 1.0], "two": [1.0, 1.0]}
+    assert max(limit) == 2
 
 
 def test_an_async_reward_that_fails_is_named():
@@ -149,12 +149,12 @@ def test_an_async_reward_that_fails_is_named():
 
     adapter = several(("remote", 1.0, broken, {}))
     with pytest.raises(RewardError, match=r"'remote' failed.*'a'.*no answer"):
-        adapter.scores(told(adapter, "a", "b"))
+        adapter.scores(scored(adapter, "a", "b"))
 
 
 def test_a_value_of_the_wrong_type_names_its_caption():
-    for value, said in (("0.5", "str"), (0.5, "float"), ({"a": 1}, "dict"), (None, "NoneType")):
-        with pytest.raises(RewardError, match=f"'mine' returned {said}"):
+    for value, message in (("0.5", "str"), (0.5, "float"), ({"a": 1}, "dict"), (None, "NoneType")):
+        with pytest.raises(RewardError, match=f"'mine' returned {message}"):
             ask(scoring(lambda b, value=value: value))
     with pytest.raises(RewardError, match=r"nan for image 'x', caption 'two'"):
         ask(scoring(lambda b: [1.0, math.nan]))
@@ -218,7 +218,7 @@ def test_what_was_measured_is_named_by_reward():
             return {"cut": 0.25}
 
     adapter = RewardFunctions([Reward("noted", 1.0, Noted())], lambda n: None, None, [EOS], 2)
-    adapter.scores(told(adapter, "a", "b"))
+    adapter.scores(scored(adapter, "a", "b"))
     measured = adapter.step_metrics(torch.tensor([[0.0], [1.0]]), "normalize_then_sum", "group")
     assert measured.pop("time/reward/noted") >= 0
     assert measured == {"reward/noted/share": 1.0, "reward/noted/cut": 0.25}

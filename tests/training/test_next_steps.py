@@ -9,15 +9,15 @@ def test_next_steps_name_the_run_and_open_wandb(tmp_path, capsys):
     directory = tmp_path / "mine"
     directory.mkdir()
 
-    def said(**tracked):
+    def printed(**tracked):
         (directory / "wandb.json").write_text(json.dumps(tracked))
         print_next_steps(directory, "smolvlm")
         return capsys.readouterr().out
 
-    online = said(mode="online", url="https://wandb.ai/me/x", dir="d")
+    online = printed(mode="online", url="https://wandb.ai/me/x", dir="d")
     assert "https://wandb.ai/me/x" in online
     assert "wandb sync" not in online
-    offline = said(mode="offline", url=None, dir="runs/my run")
+    offline = printed(mode="offline", url=None, dir="runs/my run")
     assert "wandb sync 'runs/my run'" in offline
     assert ".venv/bin/vizer-rl caption --run mine photo.jpg" in offline
     assert "make train-smolvlm PROFILE=full IMAGES=~/photos NAME=photos" in offline

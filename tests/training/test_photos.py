@@ -1,7 +1,6 @@
 """Every reward on real photographs, through the real processors, with models of random weights."""
 
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,10 +38,9 @@ pytestmark = pytest.mark.skipif(
 def prepared(family, folder, count, cache, *, real_width=False, splits=False):
     """A model of random weights with its real processor, photographs, and what it says of them."""
     checkpoint(family, folder, real_width=real_width)
-    settings = SimpleNamespace(
-        model=str(folder), image_splitting=splits, dtype="float32", attn_implementation="auto"
+    model, processor = load.load_policy(
+        family, str(folder), dtype="float32", image_splitting=splits
     )
-    model, processor = load.load_policy(family, settings)
     reference = ReferencePolicy(model, processor, str(folder), instruct=True, max_new_tokens=6)
     encoders = Encoders("embedded:a", torch.device("cpu"), torch.float32)
     scoring = RewardFunctions(
@@ -50,9 +48,9 @@ def prepared(family, folder, count, cache, *, real_width=False, splits=False):
     )
     photos = ImageFolder.index(PHOTOS, count)
     images = LazyImages(photos.load, photos.ids)
-    said = [c for captions in reference.sample(images, 4, seed=0) for c in captions]
+    message = [c for captions in reference.sample(images, 4, seed=0) for c in captions]
     each = [name for name in photos.ids for _ in range(4)]
-    sample = scoring.batch(each, LazyImages(photos.load, each), said, [[0]] * len(said))
+    sample = scoring.batch(each, LazyImages(photos.load, each), message, [[0]] * len(message))
     return scoring, Bank(photos.ids, images, sample, cache)
 
 
@@ -61,13 +59,13 @@ def score_all(scoring, bank, captions, family):
     ids = [i for i in bank.image_ids for _ in captions]
     images = LazyImages(bank.images.load, ids)
     ends = [[next(iter(scoring.eos_ids))]] * len(ids)
-    told = scoring.batch(ids, images, captions * len(bank.image_ids), ends)
+    result = scoring.batch(ids, images, captions * len(bank.image_ids), ends)
     for name in rewards.names():
         reward = Reward(name, 1.0, rewards.make(name, SMALL.get(name, {})))
         judge = RewardFunctions([reward], scoring.encoders, scoring.policy, scoring.eos_ids, 4)
         judge.prepare(bank)
         began = time.monotonic()
-        scores = judge.scores(told)[name]  # raises where one is no finite number
+        scores = judge.scores(result)[name]  # raises where one is no finite number
         spent = 1000 * (time.monotonic() - began) / len(ids)
         low, high = reward.declared("range", (-float("inf"), float("inf")))
         assert len(scores) == len(ids)
@@ -91,9 +89,9 @@ def test_yes_is_that_of_one_forward_pass_each(small):
     _, scoring, bank = small
     reference, rows = scoring.policy, (0, 1, 2, 3, 0)
     questions = [f"Is there {what}?" for what in ("a cat", "an old red bicycle", "it", "a", "b")]
-    found = reference.yes(questions, [bank.images[row] for row in rows], "masked")
+    matches = reference.yes(questions, [bank.images[row] for row in rows], "masked")
     tokenizer = reference.processor.tokenizer
-    for question, row, told in zip(questions, rows, found.tolist(), strict=True):
+    for question, row, result in zip(questions, rows, matches.tolist(), strict=True):
         content = [{"type": "image"}, {"type": "text", "text": question}]
         chat = reference.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -106,7 +104,7 @@ def test_yes_is_that_of_one_forward_pass_each(small):
         yes, no = (
             p[tokenizer.convert_tokens_to_ids(w)].sum() for w in (["Yes", "yes"], ["No", "no"])
         )
-        assert told == pytest.approx((yes / (yes + no)).item(), abs=1e-5)
+        assert result == pytest.approx((yes / (yes + no)).item(), abs=1e-5)
 
 
 @pytest.mark.slow

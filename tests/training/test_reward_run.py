@@ -35,10 +35,10 @@ def test_a_reward_that_breaks_stops_the_run_with_its_checkpoint_intact(workplace
     file.write_text(SICK)
     more = [*ONE, f"rewards.{file}={{weight: 0.1}}", "train.max_steps=4"]
     assert cli.main(["train", FILE, *TINY, "name=sick", *more, "--overwrite"]) == 2
-    said = capsys.readouterr().err
-    assert "reward 'sick' returned nan for image '" in said
-    assert ".png', caption '" in said
-    assert len(said.strip().splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert "reward 'sick' returned nan for image '" in printed
+    assert ".png', caption '" in printed
+    assert len(printed.strip().splitlines()) == 1
     directory = workplace / "runs" / "sick"
     assert [r["step"] for r in rows(directory)] == [1, 2]
     assert (directory / "checkpoint-2" / "adapter_model.safetensors").exists()
@@ -49,9 +49,9 @@ def test_a_reward_that_breaks_stops_the_run_with_its_checkpoint_intact(workplace
 
 def test_each_step_logs_what_every_reward_has_to_say_and_takes(command):
     directory = command("smolvlm", "told", "rewards.random.weight=0")
-    told = rows(directory)
+    result = rows(directory)
     names = ("self_retrieval", "clip_similarity", "alignment", "repetition", "length", "random")
-    for row in told:
+    for row in result:
         for name in names:
             keys = [f"reward/{name}", f"reward/{name}/std", f"reward/{name}/share"]
             assert {*keys, f"time/reward/{name}"} <= set(row)
@@ -98,7 +98,7 @@ def test_a_bad_image_caption_or_run_file_is_one_sentence(workplace, monkeypatch,
     monkeypatch.chdir(workplace)
     Image.new("RGB", (8, 8)).save("ok.png")
     (workplace / "bad.png").write_text("no image")
-    for image, caption, file, said in (
+    for image, caption, file, captions in (
         ("okk.png", "a", FILE, "image 'okk.png' not found; nearest: ok.png"),
         ("bad.png", "a", FILE, "image 'bad.png': not an image that Pillow can read"),
         ("ok.png", " ", FILE, "the caption is empty"),
@@ -106,4 +106,4 @@ def test_a_bad_image_caption_or_run_file_is_one_sentence(workplace, monkeypatch,
     ):
         assert cli.main(["score", file, image, caption]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line.startswith(f"vizer_rl: {said}")
+        assert line.startswith(f"vizer_rl: {captions}")

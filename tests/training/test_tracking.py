@@ -43,9 +43,9 @@ def test_a_server_out_of_reach_turns_the_run_offline(nobody, monkeypatch):
         return SimpleNamespace(url=None, dir=str(nobody / "wandb" / "offline-run" / "files"))
 
     monkeypatch.setattr(wandb, "init", init)
-    said = tracking.start_wandb("online", "project", nobody, {})
+    captions = tracking.start_wandb("online", "project", nobody, {})
     assert modes == ["online", "offline"]
-    assert said == "W&B cannot be reached (timed out): this run is recorded offline\n"
+    assert captions == "W&B cannot be reached (timed out): this run is recorded offline\n"
     assert json.loads((nobody / "wandb.json").read_text())["mode"] == "offline"
 
 
@@ -64,7 +64,7 @@ def step(recorder, number, **logs):
 
 def test_one_row_per_step_under_the_names_others_read(tmp_path):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    recorder = tracking.Recorder(tmp_path, console)
+    recorder = tracking.Recorder(tmp_path, console, None)
     recorder.on_train_begin(None, SimpleNamespace(global_step=0, max_steps=3), None)
     step(recorder, 1, reward=0.25, loss=0.1, **{"reward/length": -0.5, "heldout/score": 0.125})
     step(recorder, 2, reward=0.5, loss=0.1, **{"reward/length": -0.25})

@@ -1,4 +1,4 @@
-"""The algorithms a run file may name, and where each stands."""
+"""Algorithms that a run file may name, and the trainer class of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 ALGORITHMS = {
-    "grpo": "vizer_rl.algorithms.aligned:Aligned",
+    "grpo": "vizer_rl.algorithms.grpo:GRPO",
     "rloo": "vizer_rl.algorithms.rloo:RLOO",
     "ppo": "vizer_rl.algorithms.ppo:PPO",
     "vizer": "vizer_rl.algorithms.vizer:ViZer",
@@ -14,6 +14,6 @@ ALGORITHMS = {
 
 
 def find(name: str) -> Any:
-    """The trainer class of this algorithm; its `Config` holds the fields of `train`."""
+    """The trainer class of this algorithm."""
     module, _, attribute = ALGORITHMS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

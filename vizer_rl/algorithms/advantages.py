@@ -1,4 +1,4 @@
-"""The maths of advantages and values: pure functions of tensors.
+"""Advantages, returns and value losses: pure functions of tensors.
 
 B captions of at most T tokens; `mask` (B, T) is 1 on a caption's tokens, which stand at its front.
 `reduce` sums a tensor over devices, so that means and variances are those of the whole batch.
@@ -15,24 +15,24 @@ from torch import Tensor
 Reduce = Callable[[Tensor], Tensor]
 
 
-def alone(summed: Tensor) -> Tensor:
+def one_device(summed: Tensor) -> Tensor:
     """The `reduce` of a single device."""
     return summed
 
 
-def masked_mean(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> Tensor:
+def masked_mean(x: Tensor, mask: Tensor, reduce: Reduce = one_device) -> Tensor:
     """Scalar mean of x (B, T) over the mask, of all devices; 0 where nothing is in it."""
     total, count = reduce(torch.stack([(x * mask).sum(), mask.sum().to(x.dtype)]))
     return total / count.clamp(min=1)
 
 
-def masked_moments(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> tuple[Tensor, Tensor]:
+def masked_moments(x: Tensor, mask: Tensor, reduce: Reduce = one_device) -> tuple[Tensor, Tensor]:
     """Scalar mean and (biased) variance of x (B, T) over the mask, of all devices."""
     mean = masked_mean(x, mask, reduce)
     return mean, masked_mean((x - mean) ** 2, mask, reduce)
 
 
-def whiten(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> Tensor:
+def whiten(x: Tensor, mask: Tensor, reduce: Reduce = one_device) -> Tensor:
     """x (B, T) with mean 0 and variance 1 over the mask, 0 outside it."""
     mean, variance = masked_moments(x, mask, reduce)
     return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
@@ -46,8 +46,8 @@ def token_rewards(
     The per-token penalty is that of Ziegler et al. 2019 (arXiv 1909.08593): kl = log p - log ref.
     """
     last = mask.long().sum(1, keepdim=True) - 1
-    at_end = torch.arange(mask.shape[1], device=mask.device)[None] == last
-    rewards = scores[:, None] * at_end
+    is_last = torch.arange(mask.shape[1], device=mask.device)[None] == last
+    rewards = scores[:, None] * is_last
     return rewards if kl is None else rewards - beta * kl * mask
 
 
@@ -76,10 +76,10 @@ def leave_one_out(rewards: Tensor) -> Tensor:
 
     RLOO, Ahmadian et al. 2024 (arXiv 2402.14740). NaN rewards count for nobody and get 0.
     """
-    known = ~rewards.isnan()
-    count = known.sum(1, keepdim=True)
+    judged = ~rewards.isnan()
+    count = judged.sum(1, keepdim=True)
     baseline = (rewards.nansum(1, keepdim=True) - rewards) / (count - 1)
-    return torch.where(known & (count > 1), rewards - baseline, 0.0)
+    return torch.where(judged & (count > 1), rewards - baseline, 0.0)
 
 
 def clipped_value_loss(
@@ -89,22 +89,22 @@ def clipped_value_loss(
 
     All (B, T). The value clipping of PPO2 (Dhariwal et al. 2017, openai/baselines).
     """
-    near = old_values + (values - old_values).clamp(-cliprange, cliprange)
-    return 0.5 * masked_mean(torch.max((values - returns) ** 2, (near - returns) ** 2), mask)
+    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    return 0.5 * masked_mean(torch.max((values - returns) ** 2, (clipped - returns) ** 2), mask)
 
 
 def explained_variance(
-    values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = alone
+    values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = one_device
 ) -> Tensor:
     """1 - Var(returns - values) / Var(returns), a scalar: 1 is a perfect critic, 0 a constant."""
     residual = masked_moments(returns - values, mask, reduce)[1]
     return 1 - residual / masked_moments(returns, mask, reduce)[1].clamp(min=1e-8)
 
 
-def ratio_numbers(
-    logps: Tensor, old_logps: Tensor, mask: Tensor, epsilon: float, reduce: Reduce = alone
+def ratio_metrics(
+    logps: Tensor, old_logps: Tensor, mask: Tensor, epsilon: float, reduce: Reduce = one_device
 ) -> dict[str, Tensor]:
-    """What an update did to the policy: mean ratio, clipfrac, approx_kl, all scalars.
+    """Metrics of an update: mean ratio, clipfrac, approx_kl, all scalars.
 
     approx_kl is the mean of (ratio - 1) - log ratio, Schulman's k3: never negative.
     """
@@ -118,7 +118,7 @@ def ratio_numbers(
 
 
 class Moments:
-    """Mean and standard deviation of each of K columns over all rows ever seen (Chan et al.)."""
+    """Mean and standard deviation of each of K columns over all rows so far (Chan et al.)."""
 
     def __init__(self, columns: int) -> None:
         self.count = torch.zeros(columns, dtype=torch.float64)
@@ -127,8 +127,8 @@ class Moments:
     def update(self, rows: Tensor) -> None:
         """Take in rows (N, K); a NaN is not counted."""
         rows = rows.double().cpu()
-        known = ~rows.isnan()
-        count = known.sum(0)
+        judged = ~rows.isnan()
+        count = judged.sum(0)
         mean = rows.nansum(0) / count.clamp(min=1)
         square = ((rows - mean) ** 2).nansum(0)
         total = (self.count + count).clamp(min=1)
@@ -148,3 +148,8 @@ class Moments:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+
+
+def local_rows(values_N: Tensor, size: int, rank: int) -> Tensor:
+    """Of what all devices have, the rows of the device of this rank, which has `size` of them."""
+    return values_N[rank * size : (rank + 1) * size]

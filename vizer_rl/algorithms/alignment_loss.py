@@ -1,9 +1,9 @@
-"""ViZer's loss (arXiv 2510.12931): 1 - cos of an image's features and its caption's mapped states.
+"""Alignment loss of ViZer (arXiv 2510.12931): 1 - cos of vision features and mapped captions.
 
 The states are the policy's last hidden ones at the caption's tokens. Of the paper's two readings
 `loose` pools them as they are (they have seen the image, so the cosine can rise without the words
 improving); `literal` feeds them through the model again as soft embeddings, with no image, and
-pools what comes out. The image's features are frozen; the mapper (rewards/_mapper.py) is trained
+pools what comes out. The image's features are frozen; the mapper (rewards/lib/mapper.py) is trained
 before (stage 1, with the adapter off) and then stays as it is. What the paper does not say and we
 chose: the features are centred on their mean, the mapper is frozen in stage 2, the end of a caption
 is not pooled.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rewards.lib.mapper import Mapper
 
-from ..config.schema import Mapper as Settings
+from ..policy.vision import encode_images, process_images
 
 ImageFeatures = Callable[[Sequence[str], Sequence[Image]], Tensor]
 
@@ -33,27 +33,32 @@ class AlignmentLoss:
         self.mapper, self.features = mapper.requires_grad_(False), features
         self.reading, self.pooling = reading, pooling
 
-    def loss(
-        self, model: Any, hidden: Tensor, mask: Tensor, features: Tensor
+    def row_features(self, rows: Sequence[dict[str, Any]]) -> Tensor:
+        """(B, V) frozen features of the images of a data set's rows."""
+        return self.features([row["image_id"] for row in rows], [row["image"] for row in rows])
+
+    def batch_loss(
+        self, model: Any, hidden: Tensor | None, inputs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, float]]:
-        """1 - cos, a scalar, and numbers to log: the cosine, and `Mapper.variance` (collapse: 0).
+        """1 - cos, a scalar, and metrics: the cosine, and `Mapper.variance` (collapse: 0).
 
         model: the PeftModel; hidden (B, T, D): the states that each token was predicted from;
-        mask (B, T): of the tokens; features (B, V): of the images.
+        inputs: TRL's batch, with `completion_mask` (B, T) and `image_features` (B, V).
         """
-        states = pooled(model, hidden, mask, self.reading, self.pooling)
+        assert hidden is not None
+        features = inputs["image_features"]
+        states = pooled(model, hidden, inputs["completion_mask"], self.reading, self.pooling)
         cosine = self.mapper.cosine(states, features).mean()
-        numbers = {
+        return 1 - cosine, {
             "cosine": cosine.item(),
             "variance": self.mapper.variance(states, features),
         }
-        return 1 - cosine, numbers
 
 
 def pooled(model: Any, hidden: Tensor, mask: Tensor, reading: str, pooling: str) -> Tensor:
     """(B, D) float32: the caption's states as `reading` has them, their mean or the last of them.
 
-    hidden (B, T, D), mask (B, T) as in `Alignment.loss`: hidden[:, t + 1] is token t's own state.
+    hidden (B, T, D), mask (B, T) as in `batch_loss`: hidden[:, t + 1] is token t's own state.
     """
     hidden, mask = hidden[:, 1:], mask[:, 1:].clone()
     mask[:, :1] = 1  # of a caption that is nothing but its end, the end's own
@@ -70,23 +75,16 @@ def pooled(model: Any, hidden: Tensor, mask: Tensor, reading: str, pooling: str)
 
 def connector_features(model: Any, processor: Any) -> ImageFeatures:
     """Mean output of the connector, what the language model reads: (N, V), once per image id."""
-    known: dict[str, Tensor] = {}
+    cache: dict[str, Tensor] = {}
     base = model.get_base_model()
 
     @torch.no_grad()
     def features(ids: Sequence[str], images: Sequence[Image]) -> Tensor:
         for row, name in enumerate(ids):
-            if name not in known:
-                told = processor.image_processor(images=[[images[row]]], return_tensors="pt")
-                grid = told.get("image_grid_thw", told.get("pixel_attention_mask"))
-                grid = grid if grid is None else grid.to(model.device)
-                out = base.model.get_image_features(told["pixel_values"].to(model.device), grid)
-                known[name] = torch.cat([*out.pooler_output]).mean(0).float()
-        return torch.stack([known[name] for name in ids])
+            if name not in cache:
+                inputs = process_images(processor, [images[row]], [str(processor.image_token)])
+                ((_, tokens),) = encode_images(base, inputs)
+                cache[name] = tokens.mean(0).float()
+        return torch.stack([cache[name] for name in ids])
 
     return features
-
-
-def settings_told(settings: Settings) -> dict[str, Any]:
-    """What a kept mapper must agree in with the run that takes it up again."""
-    return settings.model_dump(include={"source", "reading", "pooling", "target", "width"})

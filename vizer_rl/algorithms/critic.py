@@ -1,4 +1,4 @@
-"""PPO's critic: a value head on the policy's last hidden states, with an optimizer of its own.
+"""Critic of PPO: a value head on the policy's last hidden states, with an optimizer of its own.
 
 It stands outside the policy, so that the exported adapter holds nothing of it and no wrapper of the
 policy (DDP, FSDP, DeepSpeed) has to know it; its few gradients are averaged over devices by hand.
@@ -41,7 +41,7 @@ class Critic:
         width = model.get_base_model().config.get_text_config().hidden_size
         self.model, self.max_norm = model, max_norm
         self.head = ValueHead(width).to(model.device)
-        self.own_trunk = lora is not None
+        self.has_trunk = lora is not None
         trunk = []
         if lora is not None:
             model.add_adapter(ADAPTER, lora)

@@ -1,91 +1,250 @@
-"""GRPO: TRL's trainer on our policy, images and rewards.
+"""GRPO on TRL's trainer: whole groups, each image and prompt computed once, completions that end.
 
-All we lean on in TRL stands here and in packed.py. Kept from TRL: advantages, losses, logging,
-several devices, resuming. Ours: special tokens are never sampled, every reward sees whole groups, a
-caption without end gets the floor, the completions table names the images, and every image and
-prompt is computed once (packed.py).
+Every override of a method of TRL's stands in this class, once. What another algorithm changes are
+its hooks: `finish_rollout`, `loss`, `after_backward`. Kept from TRL: advantages, losses, splitting
+and shuffling of batches, logging, several devices, resuming. With a `vision_cache` TRL sees rows of
+text and of their images an index; without, it computes as stock. ViZer's loss (`alignment_coef`)
+reads the hidden states of the pass for the log-probs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
-from peft import LoraConfig
-from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig
+from accelerate.utils import gather_object
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from transformers import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
 
-from ..config.trainer_settings import GRPOSettings
-from ..policy.chat import said
 from ..policy.load import forbidden_ids
+from ..policy.lora import fast_disable_adapter
+from ..policy.shared_prefix.collator import Collator
+from ..policy.shared_prefix.packing import CaptionForward, add_caption_head, unwrapped
+from ..policy.shared_prefix.rollout import PROMPT_IDX_KEY, Rollout, whole_groups
 from ..policy.shared_prefix.vision_cache import VisionCache
 from ..scoring.reward_functions import RewardFunctions
-from .packed import Packed
+from . import trl_logs, trl_sampling
+from .alignment_loss import AlignmentLoss
+from .step_timer import StepTimer
+from .trl_forward import row_per_completion
 
-COMPLETIONS_EVERY = 20  # steps between two completions tables: a table holds a batch of images
+COMPLETIONS_INTERVAL = 20  # steps between two completions tables: a table holds a batch of images
 
 
-class GRPO(Packed):
-    """TRL's GRPOTrainer; captions hold no special tokens and are scored with `scoring`.
+class GRPO(GRPOTrainer):
+    """TRL's GRPOTrainer; completions hold no special tokens; `reward_functions` scores them."""
 
-    Config: the dataclass of its settings, which a run file has under `train`.
-    """
-
-    Config: type[GRPOConfig] = GRPOSettings
+    rewards_NK: Tensor  # of the last rollout on all devices; NaN where a reward did not judge
+    forward_pass: CaptionForward | None = None  # what TRL's loss takes instead of one of its own
 
     def __init__(
         self,
         model: Any,
         processor: Any,
         lora: LoraConfig,
-        scoring: RewardFunctions,
+        reward_functions: RewardFunctions,
         args: GRPOConfig,
         dataset: Any,
-        callbacks: Sequence[TrainerCallback],
-        features: VisionCache | None = None,
+        vision_cache: VisionCache | None = None,
+        alignment: Callable[[Any], AlignmentLoss] | None = None,
     ) -> None:
-        forbidden = forbidden_ids(model, processor)
-        kwargs = dict(args.generation_kwargs or {})
-        if args.use_vllm:
-            kwargs["logit_bias"] = kwargs.get("logit_bias", {}) | dict.fromkeys(forbidden, -100.0)
-        else:
-            kwargs["suppress_tokens"] = sorted({*forbidden, *kwargs.get("suppress_tokens", [])})
-        args.generation_kwargs = kwargs
+        """alignment: makes ViZer's loss from the model that has its adapter; None: without it."""
+        args.generation_kwargs = trl_sampling.without_tokens(args, forbidden_ids(model, processor))
         super().__init__(
             model=model,
-            reward_funcs=scoring.trl_functions(),
+            reward_funcs=reward_functions.trl_functions(),
             args=args,
             train_dataset=dataset,
             processing_class=processor,
             peft_config=lora,
-            callbacks=list(callbacks),
         )
-        self.scoring = scoring
         self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
-        self._wants_completions, self._next_table = args.log_completions, 0
-        self.compute_once(features)
+        self.reward_functions = reward_functions
+        self._log_tables, self._next_table = args.log_completions, 0
+        self.timer = StepTimer(self.log_metric, args)
+        self.add_callback(self.timer)
+        self.vision_cache, self.rollout = vision_cache, Rollout([])
+        self._grouped: Any = None  # TRL's buffered batches, once their groups are whole
+        self._attention_chosen = False
+        if vision_cache is not None:
+            self._share_prefixes()
+        self.alignment = alignment(self.model) if alignment else None
 
-    def _calculate_rewards(self, *rollout: Any) -> torch.Tensor:
-        """TRL's (N, K) raw rewards of all devices; notes what each has to say in the advantage."""
-        rewards_NK: torch.Tensor = super()._calculate_rewards(*rollout)
-        how = self.multi_objective_aggregation, self.scale_rewards
-        for name, value in self.scoring.step_metrics(rewards_NK, *how).items():
-            self.note(name, value)
-        return rewards_NK
+    def _share_prefixes(self) -> None:
+        """Let models take packed rows, and workers read images ahead."""
+        chat = self.chat_template, self.chat_template_kwargs
+        self.collator = Collator(self.processing_class, *chat)
+        if self.args.dataloader_num_workers:  # else only images that are not cached are read
+            self.data_collator = self.collator
+        if isinstance(self.model, PeftModel):
+            fast_disable_adapter(self.model)
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                add_caption_head(unwrapped(model), self.temperature)
+
+    def finish_rollout(self, output: dict[str, Any]) -> None:
+        """Change TRL's rollout, e.g. its advantages, before it is split into batches."""
+
+    def loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss, and `alignment_coef` times ViZer's from the same pass."""
+        if self.alignment is None:
+            return super()._compute_loss(model, inputs)
+        with self.shared_forward(model, inputs) as forward:
+            loss = super()._compute_loss(model, inputs)
+        model = self.accelerator.unwrap_model(model)
+        alignment_loss, metrics = self.alignment.batch_loss(model, forward.hidden, inputs)
+        for name, value in metrics.items():
+            self.log_metric(f"alignment/{name}", value)
+        coef, steps = self.args.alignment_coef, self.current_gradient_accumulation_steps
+        return loss + coef * alignment_loss / steps
+
+    def after_backward(self) -> None:
+        """Update what is not the policy's, once the gradients of a batch are there."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights may be spread over devices."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def log_metric(self, name: str, value: float) -> None:
+        """Add a number to the step that is being logged."""
+        self._metrics["train"][name].append(value)
+
+    def caption_forward(self, model: Any, inputs: dict[str, Any]) -> CaptionForward:
+        """Log-probs, entropies and last hidden states of a batch's completions (TRL's batch).
+
+        Packed behind their prompts where there is a `vision_cache`, else one row per completion.
+        """
+        if self.vision_cache is None:
+            logps = super()._get_per_token_logps_and_entropies
+            return row_per_completion(logps, model, inputs)
+        ids, mask = inputs["completion_ids"], inputs["completion_mask"]
+        with self.accelerator.autocast():
+            return self.rollout.forward(model, inputs[PROMPT_IDX_KEY], ids, mask)
+
+    @contextmanager
+    def shared_forward(self, model: Any, inputs: dict[str, Any]) -> Iterator[CaptionForward]:
+        """A pass with hidden states, which TRL's loss uses inside; nested, it is the outer one."""
+        outer = self.forward_pass
+        self.forward_pass = outer or self.caption_forward(model, inputs)
+        try:
+            yield self.forward_pass
+        finally:
+            self.forward_pass = outer
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.vision_cache is None or not self.model.training:
+            return inputs
+        buffered: Any = self._buffered_inputs  # type: ignore[has-type]
+        if buffered is not self._grouped:
+            self._buffered_inputs = self._grouped = buffered = whole_groups(buffered)
+        return buffered[self._step % self.args.steps_per_generation]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        with self.timer("reference"):  # what is left of it beside vision, sampling and rewards
+            if self.vision_cache is None:
+                output = super()._generate_and_score_completions(inputs)
+            else:
+                self.rollout = Rollout(inputs)
+                output = super()._generate_and_score_completions(self.rollout.texts())
+                self._record_rollout(output, self.rollout)
+                self.log_metric("engine/vision_cache_hit_rate", self.vision_cache.hit_rate())
+        if self.alignment is not None:
+            output["image_features"] = self.alignment.row_features(inputs)
+        self.finish_rollout(output)
+        return output
+
+    def _record_rollout(self, output: dict[str, Any], rollout: Rollout) -> None:
+        """Put the rows' prompts into TRL's batch, their images into its log; count tokens."""
+        output[PROMPT_IDX_KEY] = rollout.prompt_idx
+        if self.log_multimodal:
+            self._logs["images"].extend(gather_object([[image] for image in rollout.images]))
+        tokens = rollout.tokens(output["completion_mask"])
+        config, passes = unwrapped(self.model).config.get_text_config(), 4 + (self.beta != 0)
+        self.timer.count(*tokens, len(rollout.prompts), config, passes)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
+        if self.vision_cache is None:
+            return super()._tokenize_prompts(prompts)
+        with self.timer("vision"):
+            texts = [self.collator.text(prompt) for prompt in prompts]
+            device, sharded = self.accelerator.device, self.sharded
+            self.rollout.encode_prompts(self.vision_cache, texts, device, sharded)
+        ids = [prompt.ids.tolist() for prompt in self.rollout.prompts]
+        return [ids[index] for index in self.rollout.prompt_idx.tolist()], None, {}
+
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.timer("sample"):
+            if self.vision_cache is not None and not self.use_vllm:
+                completions = trl_sampling.sample_completions(self, self.rollout)
+                if self.vision_cache.cuda and not self._attention_chosen:
+                    self._attention_chosen = True
+                    trl_sampling.choose_attention(self, self.rollout, completions)
+                return completions, None
+            if self.vision_cache is not None:
+                images = [[image] for image in self.rollout.images]
+            return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **vision: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self.forward_pass is not None:
+            return self.forward_pass.logps, self.forward_pass.entropies, None
+        keep, args = logits_to_keep, (batch_size, compute_entropy)
+        if self.vision_cache is None:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, keep, *args, **vision
+            )
+        ids, mask = input_ids[:, -keep:], attention_mask[:, -keep:]
+        if (old_logps := self.rollout.take_old_logps(mask)) is not None:
+            return old_logps, None, None  # what TRL asks for first, right after sampling
+        with self.accelerator.autocast():
+            forward = self.rollout.forward(model, vision.get(PROMPT_IDX_KEY), ids, mask, batch_size)
+        return forward.logps, forward.entropies if compute_entropy else None, None
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any) -> Tensor:
+        if self.vision_cache is not None:
+            inputs = self.rollout.with_images(inputs)
+        with self.timer("rewards"):
+            self.rewards_NK = super()._calculate_rewards(inputs, *args)
+        aggregation = self.multi_objective_aggregation, self.scale_rewards
+        metrics = self.reward_functions.step_metrics(self.rewards_NK, *aggregation)
+        for name, value in metrics.items():
+            self.log_metric(name, value)
+        return self.rewards_NK
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        return self.loss(model, inputs)
+
+    def training_step(self, *args: Any) -> Tensor:
+        with self.timer("forward_backward"):
+            loss = super().training_step(*args)
+        self.after_backward()
+        return loss
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        with self.timer("data"):
+            return super().get_batch_samples(*args)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as TRL does, with a completions table only every COMPLETIONS_EVERY steps."""
-        metrics = self._metrics["train"]
-        for name in self.reward_func_names:  # beside what we log of each reward
-            for theirs, ours in (("mean", f"reward/{name}"), ("std", f"reward/{name}/std")):
-                if f"rewards/{name}/{theirs}" in metrics:
-                    metrics[ours] = metrics.pop(f"rewards/{name}/{theirs}")
+        """Log as TRL does, with a completions table only every COMPLETIONS_INTERVAL steps."""
+        trl_logs.rename_reward_metrics(self._metrics["train"], self.reward_func_names)
         due = "loss" in logs and self.state.global_step >= self._next_table
-        self.log_completions = self._wants_completions and due
+        self.log_completions = self._log_tables and due
         if due:
-            self._next_table = self.state.global_step + COMPLETIONS_EVERY
-        for column in ("prompt", "completion") if self.log_completions else ():
-            told = self._logs[column]  # as text: W&B's tables refuse TRL's lists of messages
-            told.extend([said(told.popleft()) for _ in range(len(told))])
+            self._next_table = self.state.global_step + COMPLETIONS_INTERVAL
+        if self.log_completions:
+            trl_logs.messages_to_text(self._logs["prompt"])
+            trl_logs.messages_to_text(self._logs["completion"])
         super().log(logs, start_time)

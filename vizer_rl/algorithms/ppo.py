@@ -6,13 +6,13 @@ score of a caption is the weighted sum of its rewards, each standardised first (
 raw rewards differ in scale by a hundred, and a group's mean is the critic's work here.
 
 Dropped: bootstrapping at a cut. A caption that does not come to its end has got the floor of every
-reward (vizer_rl.scoring), as the score at its last token; nothing follows it. Bootstrapping would
-reward the policy for running on.
+reward (scoring/reward_functions), as the score at its last token; nothing follows it.
+Bootstrapping would reward the policy for running on.
 
 Logged: `returns`, their mean over tokens; `explained_variance`, the share of their variance that
-the critic foresaw; `value_loss`; `ratio`, `clipfrac` and `approx_kl`, how far the policy is from
-the rollout's (k3 estimate); `stopped`, the share of updates that the early stop skipped; `beta`
-where it is steered. `kl` and `entropy` are TRL's.
+the critic explains; `value_loss`; `ratio`, `clipfrac` and `approx_kl`, how far the policy is from
+the rollout's (k3 estimate); `early_stopped`, the share of updates that the early stop skipped;
+`beta` where it is steered. `kl` and `entropy` are TRL's.
 
 One rollout serves `num_iterations` epochs of `steps_per_generation / gradient_accumulation_steps`
 minibatches; each is a step of TRL's, so `max_steps` counts updates, not rollouts. Updates that the
@@ -26,68 +26,71 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from trl.trainer.utils import (
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
 
-from ..config.trainer_settings import PPOSettings
 from ..errors import UserError
 from ..scoring.aggregation import weighted_sum
 from . import advantages as adv
-from .aligned import Aligned
 from .critic import Critic
+from .grpo import GRPO
+from .trl_logs import replace_newest
 
-SAVED = "critic.pt"  # in a checkpoint
+CRITIC_FILE = "critic.pt"  # in a checkpoint
 
 
-class PPO(Aligned):
+class PPO(GRPO):
     """GRPO's trainer with per-token advantages from a critic."""
 
-    Config = PPOSettings
     beta: float
 
     def __init__(
-        self, model: Any, processor: Any, lora: Any, scoring: Any, args: Any, *a: Any, **k: Any
+        self, model: Any, processor: Any, lora: Any, reward_functions: Any, args: Any, *more: Any
     ) -> None:
-        super().__init__(model, processor, lora, scoring, args, *a, **k)
-        own = lora if args.value_trunk == "adapter" else None
-        self.critic = Critic(self.model, own, args.value_learning_rate, args.max_grad_norm)
+        """As GRPO's."""
+        super().__init__(model, processor, lora, reward_functions, args, *more)
+        trunk = lora if args.value_trunk == "adapter" else None
+        self.critic = Critic(self.model, trunk, args.value_learning_rate, args.max_grad_norm)
         self.moments = adv.Moments(len(self.reward_funcs))
         self._stopped = False
 
-    # a rollout: captions, scores, values, advantages
+    # a rollout: completions, scores, values, advantages
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's rollout; then values and advantages (B, T), from one pass over the captions."""
-        output = super()._generate_and_score_completions(inputs)
+    def finish_rollout(self, output: dict[str, Any]) -> None:
+        """Put log-probs, values and advantages (B, T) into TRL's rollout, from one pass."""
         self._stopped = False
         with torch.no_grad():
-            old, values = zip(*map(self._read, self.minibatches(output)), strict=True)
-            output.setdefault("old_per_token_logps", torch.cat(old))
+            batches = minibatches(output, self.args.steps_per_generation)
+            logps, values = zip(*map(self._logps_and_values, batches), strict=True)
+            output.setdefault("old_per_token_logps", torch.cat(logps))
             output["old_values"] = torch.cat(values)
             self._set_advantages(output)
-        return output
 
-    def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Log-probs and values (B, T) of captions, as policy and critic are now."""
-        forward = own = self.caption_forward(self.model, inputs, hidden=True)
-        if self.critic.own_trunk:
+    def _logps_and_values(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Log-probs and values (B, T) of completions, as policy and critic are now."""
+        forward = trunk = self.caption_forward(self.model, inputs)
+        if self.critic.has_trunk:
             with self.critic.trunk():
-                own = self.caption_forward(self.model, inputs, hidden=True)
-        return forward.logps, self.critic.head(own.hidden)
+                trunk = self.caption_forward(self.model, inputs)
+        return forward.logps, self.critic.head(trunk.hidden)
 
     def scores(self) -> Tensor:
         """(N,) the score of each caption of the rollout on all devices; NaN where nobody judged."""
-        rewards, how = self.rewards_NK, self.args.reward_scaling
-        if how != "none":
-            if how == "batch":
-                self.moments = adv.Moments(rewards.shape[1])
-            self.moments.update(rewards)
-            rewards = self.moments.standardise(rewards)
-        return weighted_sum(rewards, self.reward_weights.to(rewards))
+        rewards_NK, scaling = self.rewards_NK, self.args.reward_scaling
+        if scaling != "none":
+            if scaling == "batch":
+                self.moments = adv.Moments(rewards_NK.shape[1])
+            self.moments.update(rewards_NK)
+            rewards_NK = self.moments.standardise(rewards_NK)
+        return weighted_sum(rewards_NK, self.reward_weights.to(rewards_NK))
 
     def _set_advantages(self, output: dict[str, Any]) -> None:
         """Put advantages, returns and the mask of what is to learn into a rollout, each (B, T)."""
         args, mask = self.args, output["completion_mask"]
-        first = self.accelerator.process_index * len(mask)
-        scores = self.scores()[first : first + len(mask)]
+        scores = adv.local_rows(self.scores(), len(mask), self.accelerator.process_index)
         mask = mask * ~scores.isnan()[:, None]
         kl = None
         if self.beta != 0:
@@ -98,14 +101,15 @@ class PPO(Aligned):
         values = output["old_values"]
         advantages = adv.gae(rewards, values, mask, args.gamma, args.gae_lambda)
         returns = advantages + values * mask
-        self.note("returns", adv.masked_mean(returns, mask, self._sum).item())
-        told = adv.explained_variance(values, returns, mask, self._sum)
-        self.note("explained_variance", told.item())
+        self.log_metric("returns", adv.masked_mean(returns, mask, self._sum).item())
+        explained = adv.explained_variance(values, returns, mask, self._sum)
+        self.log_metric("explained_variance", explained.item())
         if args.whiten_advantages:
             advantages = adv.whiten(advantages, mask, self._sum)
         output |= {"advantages": advantages, "returns": returns, "value_mask": mask}
         per_caption = (advantages * mask).sum(1) / mask.sum(1).clamp(min=1)
-        self.log_advantages(self.accelerator.gather(per_caption))
+        caption_advantages = self.accelerator.gather(per_caption).tolist()
+        replace_newest(self._logs["advantages"], caption_advantages)
         if kl is not None:
             self._steer_beta((kl * mask).sum(1))
 
@@ -117,42 +121,40 @@ class PPO(Aligned):
         total, count = self._sum(torch.stack([kl.sum(), torch.ones_like(kl).sum()])).tolist()
         error = min(max(total / count / target - 1, -0.2), 0.2)
         self.beta *= 1 + error * count / self.args.beta_horizon
-        self.note("beta", self.beta)
+        self.log_metric("beta", self.beta)
 
     def _sum(self, x: Tensor) -> Tensor:
         return self.accelerator.reduce(x, reduction="sum")
 
     # an update: TRL's policy loss and the value loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def after_backward(self) -> None:
+        """Update the critic at every step of the optimizer."""
         if self.accelerator.sync_gradients:
             self.critic.step(lambda grad: self.accelerator.reduce(grad, reduction="mean"))
-        return loss
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss on per-token advantages and the value loss, from one pass.
 
         While the critic warms up, and after an early stop, the policy gets no gradient at all.
         """
         nothing = torch.zeros((), device=self.accelerator.device, requires_grad=True)
-        self.note("stopped", float(self._stopped))
+        self.log_metric("early_stopped", float(self._stopped))
         if self._stopped:
             return nothing
         warming = self.state.global_step < self.args.value_warmup_steps
         beta, self.beta = self.beta, 0.0 if self.args.kl_in_reward else self.beta
         try:
-            with torch.set_grad_enabled(not warming), self.one_pass(model, inputs) as forward:
-                loss = super()._compute_loss(model, inputs)
+            with torch.set_grad_enabled(not warming), self.shared_forward(model, inputs) as forward:
+                loss = super().loss(model, inputs)
         finally:
             self.beta = beta
         self._judge_update(forward.logps.detach(), inputs)
-        if not self.critic.own_trunk:
+        if not self.critic.has_trunk:
             return loss + self._value_loss(forward.hidden, inputs)
         with self.critic.trunk():
-            inner = self.accelerator.unwrap_model(model)
-            own = self.caption_forward(inner, inputs, hidden=True)
-            self._value_loss(own.hidden, inputs).backward()
+            trunk = self.caption_forward(self.accelerator.unwrap_model(model), inputs)
+            self._value_loss(trunk.hidden, inputs).backward()
         return loss + nothing
 
     def _value_loss(self, hidden: Tensor | None, inputs: dict[str, Any]) -> Tensor:
@@ -165,22 +167,22 @@ class PPO(Aligned):
             inputs["value_mask"],
             clip,
         )
-        self.note("value_loss", loss.item())
+        self.log_metric("value_loss", loss.item())
         return args.vf_coef * loss / self.current_gradient_accumulation_steps
 
     def _judge_update(self, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Log how far the policy went since the rollout; stop its updates where that is too far."""
-        numbers = adv.ratio_numbers(
+        metrics = adv.ratio_metrics(
             logps,
             inputs["old_per_token_logps"],
             inputs["completion_mask"],
             self.args.epsilon,
             self._sum,
         )
-        for name, value in numbers.items():
-            self.note(name, value.item())
+        for name, value in metrics.items():
+            self.log_metric(name, value.item())
         limit = self.args.target_kl
-        self._stopped = limit is not None and numbers["approx_kl"].item() > limit
+        self._stopped = limit is not None and metrics["approx_kl"].item() > limit
 
     # checkpoints
 
@@ -189,16 +191,24 @@ class PPO(Aligned):
         if self.args.should_save:
             state = {"moments": self.moments.state_dict(), "beta": self.beta}
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            torch.save({"critic": self.critic.state_dict(), **state}, folder / SAVED)
+            torch.save({"critic": self.critic.state_dict(), **state}, folder / CRITIC_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        path = Path(checkpoint) / SAVED
+        path = Path(checkpoint) / CRITIC_FILE
         if not path.is_file():
-            raise UserError(f"{checkpoint} was not written by algorithm ppo: it has no {SAVED}")
+            raise UserError(
+                f"{checkpoint} was not written by algorithm ppo: it has no {CRITIC_FILE}"
+            )
         state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
         self.critic.load_state_dict(state["critic"])
         self.moments.load_state_dict({k: v.cpu() for k, v in state["moments"].items()})
         self.beta = state["beta"]
+
+
+def minibatches(rollout: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """A rollout cut as TRL cuts it for the updates, so that a pass over it fits in memory."""
+    parts = split_tensor_dict(split_pixel_values_by_grid(rollout), count)
+    return [unsplit_pixel_values_by_grid(part) for part in parts]

@@ -1,9 +1,9 @@
 """RLOO: REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024, arXiv 2402.14740).
 
-GRPO in all but the advantage: a caption's score less the mean score of the others of its image, not
-divided by anything. The score is the weighted sum of rewards; with `multi_objective_aggregation:
-normalize_then_sum` each reward is standardised over the rollout first. The KL is in the loss, as
-in our GRPO; TRL's RLOO takes it off the reward.
+GRPO in all but the advantage: a completion's score less the mean score of the others of its image,
+not divided by anything. The score is the weighted sum of rewards; with
+`multi_objective_aggregation: normalize_then_sum` each reward is standardised over the rollout
+first. The KL is in the loss, as in our GRPO; TRL's RLOO takes it off the reward.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 
 from ..scoring.aggregation import weighted_sum
 from . import advantages as adv
-from .aligned import Aligned
+from .grpo import GRPO
+from .trl_logs import replace_newest
 
 
-class RLOO(Aligned):
+class RLOO(GRPO):
     """GRPO's trainer with leave-one-out advantages."""
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        rewards = self.rewards_NK
+    def finish_rollout(self, output: dict[str, Any]) -> None:
+        """Replace TRL's advantages (B,) by leave-one-out ones."""
+        rewards_NK = self.rewards_NK
         if self.multi_objective_aggregation == "normalize_then_sum":
-            moments = adv.Moments(rewards.shape[1])
-            moments.update(rewards)
-            rewards = moments.standardise(rewards)
-        scores = weighted_sum(rewards, self.reward_weights.to(rewards))
-        advantages = adv.leave_one_out(scores.view(-1, self.num_generations)).view(-1)
-        self.log_advantages(advantages)
-        first = self.accelerator.process_index * len(inputs)
-        output["advantages"] = advantages[first : first + len(inputs)]
-        return output
+            moments = adv.Moments(rewards_NK.shape[1])
+            moments.update(rewards_NK)
+            rewards_NK = moments.standardise(rewards_NK)
+        scores_N = weighted_sum(rewards_NK, self.reward_weights.to(rewards_NK))
+        advantages_N = adv.leave_one_out(scores_N.view(-1, self.num_generations)).view(-1)
+        replace_newest(self._logs["advantages"], advantages_N.tolist())
+        size, rank = len(output["advantages"]), self.accelerator.process_index
+        output["advantages"] = adv.local_rows(advantages_N, size, rank)

@@ -1,4 +1,4 @@
-"""Where a step's time goes: seconds per phase, logged with every step."""
+"""Step timer: seconds per phase, tokens per second and MFU, logged with every step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from trl import GRPOConfig
+from trl.trainer.utils import compute_flops_per_token, get_peak_flops
 
 
 class StepTimer(TrainerCallback):
-    """Counts seconds per phase and notes them as time/<phase> when an optimizer step is done.
+    """Adds up seconds per phase and logs them as time/<phase> when an optimizer step is done.
 
     A phase inside another counts for itself alone, so the phases of a step add up. On CUDA a phase
-    ends when its kernels have. Also noted: tokens/per_second, each computed once; on CUDA mfu, the
-    share of `peak_flops` (per second) that the language model's `flops` were, and peak memory.
+    ends when its kernels have. Also logged under engine/: tokens per second, each computed once; on
+    CUDA the share of the device's peak FLOP/s that the language model had, and peak memory in GiB.
     """
 
-    def __init__(self, note: Callable[[str, float], None], peak_flops: float | None) -> None:
-        self.note, self.peak_flops = note, peak_flops
+    def __init__(self, log_metric: Callable[[str, float], None], args: GRPOConfig) -> None:
+        self.log_metric, self.peak_flops = log_metric, _peak_flops(args)
         self.tokens = self.flops = 0.0  # of this step
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner: list[float] = []
@@ -30,15 +32,25 @@ class StepTimer(TrainerCallback):
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         self._inner.append(0.0)
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
             _wait()
-            took = time.perf_counter() - began
-            self.seconds[phase] += took - self._inner.pop()
+            seconds_taken = time.perf_counter() - start
+            self.seconds[phase] += seconds_taken - self._inner.pop()
             if self._inner:
-                self._inner[-1] += took
+                self._inner[-1] += seconds_taken
+
+    def count(self, unique: int, stock: int, prompts: int, config: Any, passes: int) -> None:
+        """A rollout's tokens: `unique` with every prompt once, `stock` with one row per completion.
+
+        config: of the language model, which computes each unique token in `passes` passes.
+        """
+        self.log_metric("engine/unique_token_share", unique / stock)
+        flops = compute_flops_per_token(config, int(unique / prompts)) * passes / 3
+        self.tokens += unique
+        self.flops += unique * flops
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._optimizer = time.perf_counter()
@@ -49,14 +61,15 @@ class StepTimer(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for phase, seconds in self.seconds.items():
-            self.note(f"time/{phase}", seconds)
+            self.log_metric(f"time/{phase}", seconds)
         total = sum(self.seconds.values())
         if self.tokens:
-            self.note("tokens/per_second", self.tokens / total)
+            self.log_metric("engine/tokens_per_second", self.tokens / total)
         if self.peak_flops and self.flops:
-            self.note("mfu", self.flops / total / self.peak_flops)
+            self.log_metric("engine/mfu", self.flops / total / self.peak_flops)
         if torch.cuda.is_available():
-            self.note("memory/peak_gib", torch.cuda.max_memory_allocated() / 2**30)
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            self.log_metric("engine/peak_memory_gib", peak)
             torch.cuda.reset_peak_memory_stats()
         self.seconds.clear()
         self.tokens = self.flops = 0.0
@@ -65,3 +78,10 @@ class StepTimer(TrainerCallback):
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def _peak_flops(args: GRPOConfig) -> float | None:
+    """FLOP/s of the device at its best; None where that is not known, and on a CPU."""
+    if args.use_cpu or not torch.cuda.is_available():
+        return None
+    return get_peak_flops(torch.cuda.get_device_name(), "float16" if args.fp16 else "bfloat16")

@@ -52,10 +52,10 @@ def attack_pairs(
     omitted = {a.name: {"unchanged": 0, "too_long": 0, "contested": 0} for a in ATTACKS}
     for n in sample.attacked:
         image_id = sample.image_ids[n]
-        unrelated = [c for i, c in zip(bank.image_ids, bank.captions, strict=True) if i != image_id]
+        others = [c for i, c in zip(bank.image_ids, bank.captions, strict=True) if i != image_id]
         captions = (*sample.captions[n], sample.greedy_captions[n])
-        stranger = unrelated[(7 * n + 3) % len(unrelated)]
-        subject = Subject(sample.original(n), captions, neighbours[n], stranger, context)
+        unrelated = others[(7 * n + 3) % len(others)]
+        subject = Subject(sample.original(n), captions, neighbours[n], unrelated, context)
         for attack in ATTACKS:
             changed, unchanged = pairs_of(attack, subject, lexicon, image_id)
             omitted[attack.name]["unchanged"] += unchanged

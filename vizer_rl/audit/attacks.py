@@ -27,18 +27,18 @@ class Subject:
     """A caption to attack, and other captions of the reference policy.
 
     caption: the original; captions: all of its image; neighbour: one of a similar image, None where
-    there is none; stranger: one of an image that is not similar; context: tokens that the scorer
+    there is none; unrelated: one of an image that is not similar; context: tokens that the scorer
     reads.
     """
 
     caption: str
     captions: tuple[str, ...]
     neighbour: str | None
-    stranger: str
+    unrelated: str
     context: int
 
 
-Make = Callable[[Subject, Lexicon, random.Random], list[Pair]]
+AttackFunction = Callable[[Subject, Lexicon, random.Random], list[Pair]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Attack:
     name: str
     about: str
     guard: str
-    make: Make
+    make: AttackFunction
     contested: bool = False
 
 
@@ -138,7 +138,7 @@ def past_context(subject: Subject, lexicon: Lexicon, rng: random.Random) -> list
         if len(words_of(text)) >= subject.context:
             break
         text += " " + _sentence(rest[turn % len(rest)])
-    return [(text, text + " " + _sentence(subject.stranger))]
+    return [(text, text + " " + _sentence(subject.unrelated))]
 
 
 def _sentence(caption: str) -> str:

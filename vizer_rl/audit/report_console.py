@@ -62,10 +62,8 @@ def _lines(result: Mapping[str, Any], max_lines: int | None = None) -> Table:
 
 def _columns(result: Mapping[str, Any], width: int) -> list[str]:
     """The rewards that fit: those with a weight first, in the order of the run file."""
-    rewards = result["rewards"]
-    return sorted(rewards, key=lambda name: not rewards[name])[
-        : max(1, (width - LABEL_WIDTH) // REWARD_WIDTH)
-    ]
+    rewards, count = result["rewards"], max(1, (width - LABEL_WIDTH) // REWARD_WIDTH)
+    return sorted(rewards, key=lambda name: not rewards[name])[:count]
 
 
 def _table(*columns: str) -> Table:

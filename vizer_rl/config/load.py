@@ -7,7 +7,8 @@ from pathlib import Path
 
 from .overrides import apply_override, choose_profile, contains, merge, profile_overlays, read_yaml
 from .schema import Problem, Run, raise_problems
-from .validate import RESOLVED, setting_problems, trl_default
+from .trainer_settings import GRPOSettings
+from .validate import RESOLVED, setting_problems
 from .validate_files import file_problems
 
 
@@ -51,5 +52,5 @@ def load_run(
     for parameters in settings["rewards"].values():
         parameters.setdefault("weight", 1.0)
     for key in RESOLVED:
-        settings.setdefault("train", {}).setdefault(key, trl_default(key))
+        settings.setdefault("train", {}).setdefault(key, getattr(GRPOSettings, key))
     return Run.model_validate(settings, context={"why_profile": why_profile})

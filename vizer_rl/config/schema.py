@@ -27,6 +27,9 @@ RENAMED: dict[Loc, str] = {  # an old name is refused with the new one
     ("monitor", "every"): "monitor.interval",
     ("engine", "features"): "engine.vision_cache",
     ("rewards", "sample_support", "least"): "rewards.sample_support.min_samples",
+    ("rewards", "claim_check", "most"): "rewards.claim_check.max_claims",
+    ("rewards", "region_grounding", "most"): "rewards.region_grounding.max_phrases",
+    ("rewards", "visual_dependence", "most"): "rewards.visual_dependence.max_nats",
 }
 
 

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ..errors import nearest_allowed
 from ..policy.families import FAMILIES
 from .schema import Mapper, Problem, section_of, type_problems, unknown_key
-from .trainer_settings import SETTINGS
+from .trainer_settings import SETTINGS, GRPOSettings
 
 DERIVED = {  # TRL's settings that our own determine
     **dict.fromkeys(("output_dir", "run_name"), "set by `name`"),
@@ -175,17 +175,10 @@ def _outside(value: object, metadata: Mapping[str, Any]) -> str | None:
     return f"{value!r}; allowed: {' and '.join(bounds)}"
 
 
-def trl_default(key: str) -> Any:
-    """TRL's own default of one of its settings."""
-    from trl import GRPOConfig
-
-    return getattr(GRPOConfig, key)
-
-
 def _batch(train: dict[str, Any]) -> Iterator[Problem]:
     """Batches that do not hold whole groups on every device."""
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps", *RESOLVED)
-    size, steps, group, _ = numbers = [train.get(key, trl_default(key)) for key in keys]
+    size, steps, group, _ = numbers = [train.get(key, getattr(GRPOSettings, key)) for key in keys]
     steps = train.get("steps_per_generation") or steps
     for key, number, minimum in zip(keys, numbers, (1, 1, 2, 1), strict=True):
         if number is None or (type(number) is int and number < minimum):

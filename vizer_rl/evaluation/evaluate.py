@@ -23,7 +23,7 @@ from ..data.scenes import truth_of
 from ..data.sources import ImageFolder
 from ..errors import ImageError, UserError, path_not_found
 from ..policy import captioner, load
-from ..policy.shared_prefix import vision_cache
+from ..policy.shared_prefix.vision_cache import build_vision_cache
 from ..scoring import clip
 from .before_after import Pair, summary
 from .tables import make_table, print_evaluation
@@ -111,9 +111,11 @@ def _caption_pairs(
     scorer: clip.OpenClip | None = None,
 ) -> list[Pair]:
     """Both captions of every image that can be decoded; the others are named and left out."""
-    model, processor = load.load_policy(run.family, run.policy)
+    policy = run.policy.model_dump(exclude={"instruct", "lora"})
+    model, processor = load.load_policy(run.family, **policy)
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    features = vision_cache.of_run(run, model, processor)
+    engine = run.engine.model_dump()
+    vision_cache = build_vision_cache(model, processor, run.family, **engine)
     length, pairs = int(run.train["max_completion_length"]), list[Pair]()
     starts = range(0, len(images.ids), IMAGE_BATCH)
     for start in track(starts, "captioning", console=console, transient=True):
@@ -122,7 +124,7 @@ def _caption_pairs(
             continue
         ids, pictures = list(batch), list(batch.values())
         inputs = (model, processor, pictures, run.data.prompt)
-        kwargs: dict[str, Any] = {"max_new_tokens": length, "features": features}
+        kwargs: dict[str, Any] = {"max_new_tokens": length, "vision_cache": vision_cache}
         with model.disable_adapter():
             base = [c.text for c in captioner.caption(*inputs, **kwargs)]
         trained = [c.text for c in captioner.caption(*inputs, **kwargs)]

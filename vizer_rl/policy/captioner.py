@@ -1,4 +1,4 @@
-"""Captions of images by greedy decoding or sampling, in batches."""
+"""Captions of images, decoded greedily or sampled, in batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from .chat import chat_text, messages
 from .load import eos_ids, forbidden_ids
 from .shared_prefix.sampler import sample
 from .shared_prefix.vision_cache import VisionCache
@@ -32,16 +33,15 @@ def caption(
     max_new_tokens: int,
     temperature: float = 0.0,
     batch_size: int = 64,
-    features: VisionCache | None = None,
+    vision_cache: VisionCache | None = None,
 ) -> list[Caption]:
     """One caption for each image; temperature 0 is greedy. Special tokens are never sampled.
 
-    With `features` an image that they know is not looked at again.
+    With a `vision_cache` an image that is in the cache is not encoded again.
     """
-    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-    text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    end, out = set(eos_ids(model, processor)), []
-    asked = {
+    text = chat_text(processor, messages(prompt))
+    end, completions = set(eos_ids(model, processor)), list[list[int]]()
+    generation = {
         "do_sample": bool(temperature),
         "temperature": temperature or None,
         "top_k": 0 if temperature else None,
@@ -51,19 +51,17 @@ def caption(
         "pad_token_id": processor.tokenizer.pad_token_id,
     }
     for start in range(0, len(images), batch_size):
-        some = [images[i] for i in range(start, min(start + batch_size, len(images)))]
-        if features is not None:
-            prompts = features.prompts(some, [text] * len(some))
-            out += sample(model, prompts, range(len(some)), fixed=features.cuda, **asked).ids
+        batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
+        texts = [text] * len(batch)
+        if vision_cache is not None:
+            prompts, static = vision_cache.prompts(batch, texts), vision_cache.cuda
+            sampled = sample(model, prompts, range(len(batch)), static_shapes=static, **generation)
+            completions += sampled.ids
             continue
-        inputs = processor(
-            images=[[image] for image in some],
-            text=[text] * len(some),
-            padding=True,
-            return_tensors="pt",
-        )
-        ids = model.generate(**inputs.to(model.device), **asked)
+        pictures = [[image] for image in batch]
+        inputs = processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+        ids = model.generate(**inputs.to(model.device), **generation)
         for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
-            out.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), len(row))])
-    told = processor.tokenizer.batch_decode(out, skip_special_tokens=True)
-    return [Caption(said.strip(), ids) for said, ids in zip(told, out, strict=True)]
+            completions.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), None)])
+    captions = processor.tokenizer.batch_decode(completions, skip_special_tokens=True)
+    return [Caption(c.strip(), ids) for c, ids in zip(captions, completions, strict=True)]

@@ -1,8 +1,11 @@
-"""Chat prompts: the one conversation that every image is captioned in."""
+"""Chat prompts: builds every conversation, applies its template, places the answer behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+Messages = Sequence[dict[str, Any]]
 
 
 def messages(prompt: str) -> list[dict[str, Any]]:
@@ -10,10 +13,42 @@ def messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": prompt}]
 
 
-def said(messages: Any) -> str:
-    """What a conversation says, without its images."""
-    if isinstance(messages, str):
-        return messages
-    parts = [m["content"] for m in messages]
-    blocks = [[{"text": p}] if isinstance(p, str) else p for p in parts]
-    return "\n".join(b["text"].strip() for some in blocks for b in some if b.get("text"))
+def chat_text(
+    processor: Any,
+    conversation: Messages,
+    *,
+    image: bool = True,
+    template: str | None = None,
+    **kwargs: Any,
+) -> str:
+    """A conversation in its chat template up to the answer; `image`: one in its first question.
+
+    template: in place of the processor's own; kwargs: variables of the template.
+    """
+    chat, placeholder = [], [{"type": "image"}] * image
+    for message in conversation:
+        content = message["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if message["role"] == "user":
+            blocks, placeholder = [*placeholder, *blocks], []
+        chat.append({**message, "content": blocks})
+    text: str = processor.apply_chat_template(
+        chat, chat_template=template, add_generation_prompt=True, tokenize=False, **kwargs
+    )
+    return text
+
+
+def answer_text(processor: Any, chat: str, answer: str) -> str:
+    """An answer as it follows a conversation in chat form: behind a space where one belongs."""
+    added = tuple(t.content for t in processor.tokenizer.added_tokens_decoder.values())
+    bare = not answer or chat[-1:].isspace() or chat.endswith(added)
+    return answer if bare else f" {answer}"
+
+
+def message_text(conversation: str | Messages) -> str:
+    """The text of a conversation (TRL's message list, or text already), without its images."""
+    if isinstance(conversation, str):
+        return conversation
+    contents = [message["content"] for message in conversation]
+    blocks = [[{"text": c}] if isinstance(c, str) else c for c in contents]
+    return "\n".join(b["text"].strip() for content in blocks for b in content if b.get("text"))

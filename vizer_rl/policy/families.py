@@ -1,4 +1,4 @@
-"""What differs between families of vision-language models, as data: one frozen entry each."""
+"""Families of vision-language models: what differs between them, as one frozen entry each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from dataclasses import dataclass
 class Family:
     """A family: where its parts are, and what it needs.
 
-    vision: dotted path of the vision tower inside the model; sight: of all modules between pixels
-    and the language model; mrope: rotary positions in time, height and width; packs: whether a
-    group can share one prompt (shared_prefix.py), else every caption is a row of its own; lora:
-    regular expression of the modules that LoRA adapts (the language model's projections, nothing of
-    the tower or connector);
-    chat_template: for a base model whose processor has none; splits: whether its processor tiles
-    large images; vllm: whether TRL may sample from it with vLLM.
+    vision_modules: dotted paths of all modules between pixels and the language model; mrope: rotary
+    positions in time, height and width; shared_prefix: whether a group can share one prompt, else
+    every caption is a row of its own; lora: regular expression of the modules that LoRA adapts (the
+    language model's projections, nothing of tower or connector); chat_template: for a base model
+    whose processor has none; splits: whether its processor tiles large images; vllm: whether TRL
+    may sample from it with vLLM.
     """
 
     model_types: tuple[str, ...]
-    vision: str
-    sight: tuple[str, ...]
+    vision_modules: tuple[str, ...]
     mrope: bool
-    packs: bool
+    shared_prefix: bool
     lora: str
     chat_template: str
     splits: bool
@@ -34,10 +32,9 @@ _PROJECTIONS = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 FAMILIES = {
     "smolvlm": Family(
         model_types=("idefics3", "smolvlm"),
-        vision="model.vision_model",
-        sight=("model.vision_model", "model.connector"),
+        vision_modules=("model.vision_model", "model.connector"),
         mrope=False,
-        packs=True,
+        shared_prefix=True,
         lora=rf"model\.text_model\..*\.{_PROJECTIONS}",
         chat_template=(
             "{% for message in messages %}{% for part in message['content'] %}"
@@ -49,10 +46,9 @@ FAMILIES = {
     ),
     "qwen2vl": Family(
         model_types=("qwen2_vl",),
-        vision="model.visual",
-        sight=("model.visual",),
+        vision_modules=("model.visual",),
         mrope=True,
-        packs=True,
+        shared_prefix=True,
         lora=rf"model\.language_model\..*\.{_PROJECTIONS}",
         chat_template=(
             "{% for message in messages %}{% for part in message['content'] %}"

@@ -1,4 +1,4 @@
-"""The policy: loads a model and its processor, captions images."""
+"""The policy: a model and its processor, loaded and frozen, and its end and forbidden tokens."""
 
 from __future__ import annotations
 
@@ -14,36 +14,43 @@ from .families import FAMILIES
 
 
 def device() -> torch.device:
-    """CUDA where it is there, else the CPU."""
+    """CUDA where there is a device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_policy(family: str, settings: Any) -> tuple[Any, Any]:
-    """Model and processor of a run's `policy` section, on the device, the whole model frozen.
+def load_policy(
+    family: str,
+    model: str,
+    *,
+    dtype: str = "auto",
+    attn_implementation: str = "auto",
+    image_splitting: bool = False,
+) -> tuple[Any, Any]:
+    """Model and processor of a checkpoint, on the device, the whole model frozen.
 
-    Raises UserError where the checkpoint is of another family.
+    model: "embedded", a folder or a hub id; the others as in a run's `policy` section. Raises
+    UserError where the checkpoint is of another family.
     """
     entry = FAMILIES[family]
-    source = str(ASSETS / family) if settings.model == "embedded" else settings.model
+    source = str(ASSETS / family) if model == "embedded" else model
     source = str(Path(source).expanduser()) if source.startswith("~") else source
     processor = AutoProcessor.from_pretrained(source, padding_side="left")
     if not processor.chat_template:
         processor.chat_template = entry.chat_template
     if entry.splits:
-        processor.image_processor.do_image_splitting = settings.image_splitting
-    kernel = settings.attn_implementation
-    model = AutoModelForImageTextToText.from_pretrained(
+        processor.image_processor.do_image_splitting = image_splitting
+    policy = AutoModelForImageTextToText.from_pretrained(
         source,
-        dtype=_dtype(settings.dtype),
-        attn_implementation="sdpa" if kernel == "auto" else kernel,
+        dtype=_dtype(dtype),
+        attn_implementation="sdpa" if attn_implementation == "auto" else attn_implementation,
     )
-    if model.config.model_type not in entry.model_types:
+    if policy.config.model_type not in entry.model_types:
         raise UserError(
-            f"policy.model {settings.model!r} is a {model.config.model_type} model, but family "
+            f"policy.model {model!r} is a {policy.config.model_type} model, but family "
             f"{family!r} takes {' or '.join(entry.model_types)}"
         )
-    model.generation_config.eos_token_id = eos_ids(model, processor)
-    return model.to(device()).requires_grad_(False).eval(), processor
+    policy.generation_config.eos_token_id = eos_ids(policy, processor)
+    return policy.to(device()).requires_grad_(False).eval(), processor
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -68,5 +75,5 @@ def forbidden_ids(model: Any, processor: Any) -> list[int]:
         i for k, i in vars(processor).items() if k.endswith("_token_id") and isinstance(i, int)
     }
     unused = range(len(tokenizer), model.get_output_embeddings().weight.shape[0])
-    every = {*added, *named, *tokenizer.all_special_ids, *unused}
-    return sorted(every - set(eos_ids(model, processor)))
+    forbidden = {*added, *named, *tokenizer.all_special_ids, *unused}
+    return sorted(forbidden - set(eos_ids(model, processor)))

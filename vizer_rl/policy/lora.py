@@ -1,7 +1,7 @@
-"""The LoRA adapter, switched off and merged without the price of PEFT's own ways.
+"""LoRA adapters switched off and merged, without the price of PEFT's own ways.
 
-PEFT's `disable_adapter` looks at every module of the model three times over, which takes longer
-than a small model's forward; its merge and unmerge leave rounding errors behind in the weights.
+PEFT's `disable_adapter` goes through all modules of the model three times, which takes longer than
+a small model's forward; its merge and unmerge leave rounding errors behind in the weights.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 
 def fast_disable_adapter(model: Any) -> None:
-    """Give a LoRA model a `disable_adapter` that does the same and looks for nothing."""
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    """Give a PeftModel a `disable_adapter` that does the same to layers collected beforehand."""
+    layers = _layers(model)
 
     @contextmanager
     def disable_adapter(_: Any) -> Iterator[None]:
-        with _off(layers):
+        with _disabled(layers):
             yield
 
     model.disable_adapter = types.MethodType(disable_adapter, model)
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """All LoRA layers inside a module, a PeftModel or the model it wraps, switched off."""
+    with _disabled(_layers(model)):
+        yield
 
 
 @contextmanager
@@ -35,31 +42,35 @@ def merged(model: Any) -> Iterator[None]:
     Only in float32, where the sum is exact enough, and without dropout; else nothing happens. The
     weights are exchanged, not changed: afterwards they are what they were, to the last bit.
     """
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = _layers(model)
     if not all(_plain(layer) for layer in layers):
         yield
         return
     bases = [(layer.get_base_layer().weight, layer) for layer in layers]
-    kept = [weight.data for weight, _ in bases]
+    originals = [weight.data for weight, _ in bases]
     try:
         for weight, layer in bases:
             weight.data = weight.data + layer.get_delta_weight(layer.active_adapters[0])
-        with _off(layers):
+        with _disabled(layers):
             yield
     finally:
-        for (weight, _), data in zip(bases, kept, strict=True):
+        for (weight, _), data in zip(bases, originals, strict=True):
             weight.data = data
 
 
+def _layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
 @contextmanager
-def _off(layers: list[Any]) -> Iterator[None]:
-    on = [layer for layer in layers if not layer.disable_adapters]
-    for layer in on:
+def _disabled(layers: list[Any]) -> Iterator[None]:
+    enabled = [layer for layer in layers if not layer.disable_adapters]
+    for layer in enabled:
         layer.enable_adapters(False)
     try:
         yield
     finally:
-        for layer in on:
+        for layer in enabled:
             layer.enable_adapters(True)
 
 

@@ -1,4 +1,4 @@
-"""Names a model's weights, so that what was computed with others is never taken for theirs."""
+"""Hash of a model's weights: results computed with other weights are never taken for theirs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def weights_hash(model: Any, *more: str) -> str:
@@ -15,13 +15,13 @@ def weights_hash(model: Any, *more: str) -> str:
 
     Weights are added up as integers, by row and by column of each matrix: exact on every machine.
     """
-    told = blake2b("\n".join(more).encode(), digest_size=8)
+    digest = blake2b("\n".join(more).encode(), digest_size=8)
     for name, tensor in model.named_parameters():
         if "lora_" in name:
             continue
-        told.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        bits = tensor.detach().contiguous().view(_WHOLE[tensor.element_size()])
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        bits = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
         bits = bits.reshape(len(bits) if bits.ndim else 1, -1)
         for axis in (0, 1):
-            told.update(bits.sum(axis, dtype=torch.int64).cpu().numpy().tobytes())
-    return told.hexdigest()
+            digest.update(bits.sum(axis, dtype=torch.int64).cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,10 +1,10 @@
-"""The frozen policy as rewards see it (`rewards.FrozenPolicy`): adapter off, no gradient."""
+"""The reference policy as rewards see it (`rewards.ReferencePolicy`): adapter off, no gradient."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,23 @@ from rewards.lib.images import Picked
 
 from ..data.perturb import VIEWS
 from ..policy import captioner
+from ..policy.chat import answer_text, chat_text, messages
 from ..policy.families import FAMILIES
-from ..policy.hidden_states import TOKENS, ImageInputs, encode_images, hidden_states, process_image
+from ..policy.hidden_states import TOKENS, hidden_states
+from ..policy.lora import adapter_off
+from ..policy.vision import ImageInputs, encode_images, process_images
 from ..policy.weights_hash import weights_hash
 
-SAMPLED = 4 * TOKENS  # prompts and captions that are sampled at once
+SAMPLED = 4 * TOKENS  # tokens of prompts and captions in one batch of samples
 ANSWERS = (("Yes", "yes"), ("No", "no"))
 
 
 class ReferencePolicy:
     """The model before training, with its adapter off, in eval mode and without gradients.
 
-    `prompt` is what the policy is asked about every image; `instruct` whether the model answers
-    questions: None reads it from the name `source`, see `answers_questions`.
+    `model` may be the base model, before or after PEFT puts LoRA layers into it, or a PeftModel;
+    `prompt` is the question on every image; `instruct` whether the model answers questions: None
+    reads it from the name `source`, see `answers_questions`.
     """
 
     def __init__(
@@ -41,15 +45,12 @@ class ReferencePolicy:
         instruct: bool | None = None,
         max_new_tokens: int = 64,
     ) -> None:
-        self.model, self.processor, self.prompt = model, processor, prompt
+        self.model = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.processor, self.prompt = processor, prompt
         self.max_new_tokens = max_new_tokens
         self.instruct = answers_questions(source, processor) if instruct is None else instruct
         self.key = content_key(model, processor)
         self._features: dict[str, torch.Tensor] = {}
-
-    @property
-    def _base(self) -> Any:
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @contextmanager
     def _as_before_training(self) -> Iterator[None]:
@@ -57,10 +58,8 @@ class ReferencePolicy:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.no_grad():
-                peft = isinstance(self.model, PeftModel)
-                with self.model.disable_adapter() if peft else nullcontext():
-                    yield
+            with torch.no_grad(), adapter_off(self.model):
+                yield
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -68,44 +67,51 @@ class ReferencePolicy:
     def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
         """(N, D) mean output of the vision tower, before the connector; once per image id."""
         where = {i: row for row, i in reversed(list(enumerate(ids))) if i not in self._features}
-        some: dict[str, ImageInputs] = {}
+        inputs: dict[str, ImageInputs] = {}
         with self._as_before_training():
             for name, row in where.items():
-                some[name] = process_image(
-                    self.processor, images[row], str(self.processor.image_token)
-                )
-                if sum(len(s.ids) for s in some.values()) >= TOKENS:
-                    self._remember(some)
-            self._remember(some)
+                token = str(self.processor.image_token)
+                (inputs[name],) = process_images(self.processor, [images[row]], [token])
+                if sum(len(i["ids"]) for i in inputs.values()) >= TOKENS:
+                    self._keep_features(inputs)
+                    inputs.clear()
+            self._keep_features(inputs)
         return torch.stack([self._features[i] for i in ids])
 
-    def _remember(self, some: dict[str, ImageInputs]) -> None:
-        if some:
+    def _keep_features(self, inputs: dict[str, ImageInputs]) -> None:
+        if inputs:
             means = [
                 hidden.flatten(0, -2).mean(0)
-                for hidden, _ in encode_images(self._base, [*some.values()])
+                for hidden, _ in encode_images(self.model, [*inputs.values()])
             ]
-            self._features.update(zip(some, (m.float() for m in means), strict=True))
-            some.clear()
+            self._features.update(zip(inputs, (m.float() for m in means), strict=True))
 
     def caption_states(
-        self, captions: Sequence[str], images: Sequence[Image] | None = None
+        self,
+        captions: Sequence[str],
+        images: Sequence[Image] | None = None,
+        end: bool = True,
     ) -> torch.Tensor:
-        """(N, D) mean last hidden state over the caption's tokens and its end.
+        """(N, D) mean last hidden state over the caption's tokens and, with `end`, its end token.
 
         Without images the caption is read alone; with them after image and prompt, as ViZer does.
+        An empty caption has its end's state alone, whatever `end` says.
         """
-        end = [self.processor.tokenizer.eos_token_id]
+        eos = [self.processor.tokenizer.eos_token_id]
         if images is None:
-            said = [self._tokenize(c) + end for c in captions]
-            prompts = [""] * len(said)
+            completions = [self._tokenize(c) + eos for c in captions]
+            prompts = [""] * len(completions)
         else:
             chat = self._chat(self.prompt)
-            said = [self._tokenize(self._answer(chat, c)) + end for c in captions]
-            prompts = [chat] * len(said)
+            completions = [self._tokenize(self._answer(chat, c)) + eos for c in captions]
+            prompts = [chat] * len(completions)
+        means = []
         with self._as_before_training():
-            states = self._hidden(prompts, said, images)
-            means = [h[-len(ids) :].float().mean(0) for h, ids in zip(states, said, strict=True)]
+            for hidden, ids in zip(
+                self._hidden(prompts, completions, images), completions, strict=True
+            ):
+                states = hidden[-len(ids) :].float()
+                means.append((states if end or len(ids) == 1 else states[:-1]).mean(0))
         return torch.stack(means)
 
     def log_probs(
@@ -124,68 +130,69 @@ class ReferencePolicy:
                 f"view {view!r} {'takes no' if images is not None else 'needs'} images"
             )
         chat = self._chat(self.prompt, image=images is not None)
-        said = [self._tokenize(self._answer(chat, c)) for c in captions]
-        head, out = self._base.get_output_embeddings(), []
+        completions = [self._tokenize(self._answer(chat, c)) for c in captions]
+        head, out = self.model.get_output_embeddings(), []
         with self._as_before_training():
-            states = self._hidden([chat] * len(said), said, images, view)
-            for hidden, ids in zip(states, said, strict=True):
+            states = self._hidden([chat] * len(completions), completions, images, view)
+            for hidden, ids in zip(states, completions, strict=True):
                 before = hidden[len(hidden) - len(ids) - 1 : -1]
                 logp = head(before).float().log_softmax(-1)
-                wanted = torch.tensor(ids, dtype=torch.long, device=logp.device)
-                out.append(logp.gather(-1, wanted[:, None])[:, 0].cpu())
+                target = torch.tensor(ids, dtype=torch.long, device=logp.device)
+                out.append(logp.gather(-1, target[:, None])[:, 0].cpu())
         return out
 
     def tokens(self, caption: str) -> list[str]:
         """The text of each token that `log_probs` gives a number for; joined, the caption."""
         text = self._answer(self._chat(self.prompt), caption)
-        told = self.processor.tokenizer(
+        encoding = self.processor.tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )
-        pieces, at = [], 0
-        for _, end in told["offset_mapping"]:  # a letter of several tokens is told with the first
-            pieces.append(text[at:end])
-            at = max(at, end)
+        pieces, start = [], 0
+        for _, end in encoding["offset_mapping"]:  # a letter of several tokens is the first one's
+            pieces.append(text[start:end])
+            start = max(start, end)
         return pieces
 
     def sample(self, images: Sequence[Image], count: int, seed: int) -> list[list[str]]:
         """`count` captions of each image, sampled at temperature 1; the same seed, the same."""
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        each = Picked(images, [row for row in range(len(images)) for _ in range(count)])
+        repeated = Picked(images, [row for row in range(len(images)) for _ in range(count)])
         with self._as_before_training(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            said = captioner.caption(
+            sampled = captioner.caption(
                 self.model,
                 self.processor,
-                each,
+                repeated,
                 self.prompt,
                 max_new_tokens=self.max_new_tokens,
                 temperature=1.0,
-                batch_size=self._together(images),
+                batch_size=self._sample_batch_size(images),
             )
-        return [[c.text for c in said[i : i + count]] for i in range(0, len(said), count)]
+        texts = [caption.text for caption in sampled]
+        return [texts[i : i + count] for i in range(0, len(texts), count)]
 
-    def _together(self, images: Sequence[Image]) -> int:
+    def _sample_batch_size(self, images: Sequence[Image]) -> int:
         """How many captions to sample at once: of a token, only keys and values are kept."""
         if not len(images):
             return 1
-        prompt = process_image(self.processor, images[0], self._chat(self.prompt)).ids
-        return max(1, SAMPLED // (len(prompt) + self.max_new_tokens))
+        (prompt,) = process_images(self.processor, [images[0]], [self._chat(self.prompt)])
+        return max(1, SAMPLED // (len(prompt["ids"]) + self.max_new_tokens))
 
     def yes(
         self, questions: Sequence[str], images: Sequence[Image], view: str = "image"
     ) -> torch.Tensor:
         """(N,) p(yes) / (p(yes) + p(no)) of the first word of the answer, float32 on the CPU."""
         chats = [self._chat(question) for question in questions]
-        head, out = self._base.get_output_embeddings(), []
+        head, out = self.model.get_output_embeddings(), []
         with self._as_before_training():
             states = self._hidden(chats, [[]] * len(chats), images, view)
             for hidden, chat in zip(states, chats, strict=True):
                 logits = head(hidden[-1:]).float()[0]
-                yes, no = (logits[self._words(chat, w)].logsumexp(0) for w in ANSWERS)
+                yes, no = (logits[self._word_ids(chat, w)].logsumexp(0) for w in ANSWERS)
                 out.append((yes - no).sigmoid().cpu())
         return torch.stack(out) if out else torch.empty(0)
 
-    def _words(self, chat: str, words: Sequence[str]) -> list[int]:
+    def _word_ids(self, chat: str, words: Sequence[str]) -> list[int]:
         ids = [self._tokenize(self._answer(chat, word)) for word in words]
         if any(len(word) != 1 for word in ids):
             raise ValueError(f"this model cannot be asked: its tokenizer splits {words[0]!r}")
@@ -193,32 +200,27 @@ class ReferencePolicy:
 
     def _chat(self, question: str, image: bool = True) -> str:
         """The conversation up to the answer, as text."""
-        content = [{"type": "image"}] * image + [{"type": "text", "text": question}]
-        text: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        return text
+        return chat_text(self.processor, messages(question), image=image)
 
     def _answer(self, chat: str, text: str) -> str:
-        """The text as it follows the conversation: behind a space, where one belongs."""
-        special = (t.content for t in self.processor.tokenizer.added_tokens_decoder.values())
-        bare = not text or chat[-1:].isspace() or chat.endswith(tuple(special))
-        return text if bare else f" {text}"
+        return answer_text(self.processor, chat, text)
 
     def _tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: what looks like a special token is none."""
-        told = self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        ids: list[int] = told["input_ids"]
+        tokenizer = self.processor.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         return ids
 
     def _hidden(
         self,
         chats: Sequence[str],
-        said: Sequence[list[int]],
+        completions: Sequence[list[int]],
         images: Sequence[Image] | None,
         view: str = "image",
     ) -> Iterator[torch.Tensor]:
-        return hidden_states(self._base, self.processor, chats, said, images, view)
+        return hidden_states(self.model, self.processor, chats, completions, images, view)
 
 
 def answers_questions(source: str, processor: Any) -> bool:
@@ -230,5 +232,5 @@ def answers_questions(source: str, processor: Any) -> bool:
 def content_key(model: Any, processor: Any) -> str:
     """16 hexadecimal digits, others for other weights and ways to read images and prompts."""
     images = processor.image_processor.to_dict()
-    how = json.dumps([processor.chat_template, images], sort_keys=True, default=str)
-    return weights_hash(model, how)
+    settings = json.dumps([processor.chat_template, images], sort_keys=True, default=str)
+    return weights_hash(model, settings)

@@ -1,4 +1,4 @@
-"""Watches training with the held-out scorer, which no reward uses, and keeps the best adapter."""
+"""Held-out monitor: scores the policy by a scorer that no reward uses, keeps the best adapter."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from rewards import Encoder
 from ..policy import captioner
 from ..policy.shared_prefix.vision_cache import VisionCache
 
+SCORE_FILE = "heldout.json"  # beside the adapter that is kept: its score
+
 
 class HeldoutMonitor(TrainerCallback):
-    """Every `every` steps (0: only first and last): greedy captions of fixed images, scored.
+    """Every `interval` steps (0: only first and last): greedy captions of fixed images, scored.
 
     The score is the held-out scorer's mean cosine. The adapter that scored best so far is kept in
-    `adapter`, or the last one (`keep`); `note` takes the numbers to the trainer's log as
-    heldout/score and heldout/words.
+    `adapter`, or the last one (`keep`); `log_metric` gets heldout/score and heldout/words.
     """
 
     def __init__(
@@ -32,50 +33,56 @@ class HeldoutMonitor(TrainerCallback):
         max_new_tokens: int,
         encoder: Encoder,
         processor: Any,
-        every: int,
+        interval: int,
         keep: str,
         adapter: Path,
-        features: VisionCache | None = None,
+        vision_cache: VisionCache | None,
+        log_metric: Callable[[str, float], None],
+        best: float = float("-inf"),
     ) -> None:
+        """best: the score that an adapter must beat, as of the run that is resumed."""
         self.ids, self.images, self.prompt = list(ids), images, prompt
         self.max_new_tokens, self.encoder = max_new_tokens, encoder
-        self.processor, self.every, self.adapter = processor, every, adapter
-        self.keep, self.features = keep, features
-        self.note: Callable[[str, float], None] | None = None
-        self.best = float("-inf")
-        self.last = float("nan")
+        self.processor, self.interval, self.adapter = processor, interval, adapter
+        self.keep, self.vision_cache, self.log_metric = keep, vision_cache, log_metric
+        self.best = best
 
-    def recall(self) -> None:
-        """Go on from the best adapter of the run that is resumed."""
-        self.best = json.loads((self.adapter / "heldout.json").read_text())["score"]
+    def evaluate(self, model: Any) -> float:
+        """Score the model as it is now; keep its adapter if none was better, or if `keep` is last.
 
-    def look(self, model: Any) -> float:
-        """Score the model as it is now, and keep its adapter if none was better, or if told to."""
+        Returns the mean cosine.
+        """
         training = model.training
         model.eval()
-        said = captioner.caption(
-            model,
-            self.processor,
-            self.images,
-            self.prompt,
-            max_new_tokens=self.max_new_tokens,
-            features=self.features,
-        )
+        captions = [
+            caption.text
+            for caption in captioner.caption(
+                model,
+                self.processor,
+                self.images,
+                self.prompt,
+                max_new_tokens=self.max_new_tokens,
+                vision_cache=self.vision_cache,
+            )
+        ]
         model.train(training)
-        texts = [c.text for c in said]
         images = self.encoder.image_features(self.ids, self.images)
-        self.last = (images * self.encoder.text_features(texts)).sum(-1).mean().item()
-        if self.note:
-            self.note("heldout/score", self.last)
-            self.note("heldout/words", sum(len(t.split()) for t in texts) / len(texts))
-        if self.last > self.best or self.keep == "last":
-            self.best = self.last
+        score = (images * self.encoder.text_features(captions)).sum(-1).mean().item()
+        self.log_metric("heldout/score", score)
+        self.log_metric("heldout/words", sum(len(c.split()) for c in captions) / len(captions))
+        if score > self.best or self.keep == "last":
+            self.best = score
             model.save_pretrained(str(self.adapter), selected_adapters=["default"])  # no critic's
-            (self.adapter / "heldout.json").write_text(json.dumps({"score": self.best}))
-        return self.last
+            (self.adapter / SCORE_FILE).write_text(json.dumps({"score": score}))
+        return float(score)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         last = state.global_step == state.max_steps
-        due = self.every > 0 and state.global_step % self.every == 0
+        due = self.interval > 0 and state.global_step % self.interval == 0
         if state.is_world_process_zero and (last or due):
-            self.look(model)
+            self.evaluate(model)
+
+
+def best_score(adapter: Path) -> float:
+    """The score of the adapter that a run has kept."""
+    return float(json.loads((adapter / SCORE_FILE).read_text())["score"])

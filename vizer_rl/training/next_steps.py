@@ -27,9 +27,8 @@ def print_next_steps(run_directory: Path, family: str) -> None:
     if (run_directory / "wandb.json").is_file():
         tracked = json.loads((run_directory / "wandb.json").read_text(encoding="utf-8"))
         sync = f".venv/bin/wandb sync {shlex.quote(str(tracked['dir']))}"
-        steps.insert(
-            0, ("the curves on W&B", tracked["url"] if tracked["mode"] == "online" else sync)
-        )
+        command = tracked["url"] if tracked["mode"] == "online" else sync
+        steps.insert(0, ("the curves on W&B", command))
     console.print("\nNext:")
     for step, command in steps:
         console.print(f"  {step}\n    {command}", soft_wrap=True)

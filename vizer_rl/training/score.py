@@ -1,4 +1,4 @@
-"""`vizer-rl rewards`: all rewards in a table, and one caption on every reward of a run file."""
+"""`vizer-rl rewards` and `vizer-rl score`: all rewards in a table; one caption under a run's."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import rewards
+import rewards as reward_files
 from rewards import CaptionBatch
 
 from ..config.schema import Run
-from ..errors import UserError, path_not_found
+from ..errors import ImageError, UserError, path_not_found
 
 
-def listed() -> None:
+def list_rewards() -> None:
     """Print every reward of this installation: what it says, its range, its cost."""
     table = Table("reward", "what it says", "range", "cost", box=None, pad_edge=False)
-    for name in rewards.names():
-        found = rewards.find(name)
-        told = (found.__doc__ or "").strip().splitlines() or [""]
-        low, high = getattr(rewards.make(name, {}), "range", ("", ""))
-        table.add_row(name, told[0], f"[{low:g}, {high:g}]", rewards.cost(name))
+    for name in reward_files.names():
+        summary = (reward_files.find(name).__doc__ or "").strip().splitlines() or [""]
+        low, high = getattr(reward_files.make(name, {}), "range", ("", ""))
+        table.add_row(name, summary[0], f"[{low:g}, {high:g}]", reward_files.cost(name))
     Console().print(table)
 
 
@@ -31,13 +30,9 @@ def score(run: Run, path: Path, caption: str) -> None:
 
     Raises UserError where image, caption or a reward cannot be used.
     """
-    from ..data.decode import decode
-    from ..errors import ImageError
-    from ..policy.shared_prefix import vision_cache
-    from . import (
-        assemble,
-        splits,  # imports TRL: slow
-    )
+    from ..data.decode import decode  # imports TRL: slow
+    from . import assemble
+    from .splits import image_sets
 
     if not path.is_file():
         raise UserError(f"image {path_not_found(path)}")
@@ -47,39 +42,44 @@ def score(run: Run, path: Path, caption: str) -> None:
         image = decode(path)
     except ImageError as error:
         raise UserError(f"image '{path}': {error}") from error
-    made = assemble.rewards_of(run)
-    console = Console()
+    rewards, console = assemble.make_rewards(run), Console()
     with console.status("preparing the rewards as for training"):
-        images, _, _ = splits.image_sets(run, console)
-        reference, scoring = assemble.ready(run, made)
-        seen = vision_cache.of_run(run, reference.model, reference.processor)
-        scoring.prepare(assemble.bank(run, reference, seen, scoring, images))
-    tokenizer = reference.processor.tokenizer
+        images, _, _ = image_sets(run, console)
+        components = assemble.load_components(run, rewards, report=console.print)
+        assemble.prepare_rewards(run, components, images)
+    tokenizer = components.processor.tokenizer
     ids = [*tokenizer(caption, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    told = scoring.batch([f"file:{path.resolve()}"], [image], [caption], [ids])
-    whole = [r for r in made if r.declared("groups", False)]
-    single = [r for r in made if r not in whole]
-    scores = scoring.scores(told, single)
-    shut = any((scores[r.name][0] or 0.0) < 0 for r in single if r.gates)
+    reward_functions = components.reward_functions
+    batch = reward_functions.batch([f"file:{path.resolve()}"], [image], [caption], [ids])
+    console.print(_table(reward_functions, batch))
+
+
+def _table(reward_functions: Any, batch: CaptionBatch) -> Table:
+    """Per reward its weight, score, weighted score and what the score is made of; their sum."""
+    judges = [r for r in reward_functions.rewards if not r.declared("groups", False)]
+    scores = reward_functions.scores(batch, judges)
+    refused = any((scores[r.name][0] or 0.0) < 0 for r in judges if r.gates)
     table = Table("reward", "weight", "score", "weighted", "made of", box=None, pad_edge=False)
     for column in table.columns[1:4]:
         column.justify = "right"
-    for reward in made:
-        if reward in whole:
+    total = 0.0
+    for reward in reward_functions.rewards:
+        if reward not in judges:
             table.add_row(reward.name, f"{reward.weight:g}", "", "", "judges whole groups only")
             continue
         (value,) = (v if v is None else v + 0.0 for v in scores[reward.name])  # no -0.000
-        shown = ("none", "") if value is None else (f"{value:.3f}", f"{reward.weight * value:.3f}")
-        refused = "its floor: the gate refuses this caption" if shut and reward.content else ""
-        parts = "\n".join(filter(None, (refused, _parts(reward, told))))
-        table.add_row(reward.name, f"{reward.weight:g}", *shown, parts)
-    table.add_row("[bold]sum", "", "", f"[bold]{scoring.weighted(scores)[0]:.3f}", "")
-    console.print(table)
+        total += reward.weight * (value or 0.0)
+        cells = ("none", "") if value is None else (f"{value:.3f}", f"{reward.weight * value:.3f}")
+        floor = "its floor: the gate refuses this caption" if refused and reward.content else ""
+        parts = "\n".join(filter(None, (floor, _parts(reward, batch))))
+        table.add_row(reward.name, f"{reward.weight:g}", *cells, parts)
+    table.add_row("[bold]sum", "", "", f"[bold]{total:.3f}", "")
+    return table
 
 
-def _parts(reward: Any, told: CaptionBatch) -> str:
+def _parts(reward: Any, batch: CaptionBatch) -> str:
     """What the score is made of, one line each."""
     if not hasattr(reward.score, "parts"):
         return ""
-    (parts,) = reward.score.parts(told)
-    return "\n".join(f"{value:.3f}  {what}" for what, value in parts)
+    (parts,) = reward.score.parts(batch)
+    return "\n".join(f"{value:.3f}  {text}" for text, value in parts)

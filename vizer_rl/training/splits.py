@@ -1,4 +1,4 @@
-"""Which images a run trains on, watches and is evaluated on."""
+"""Splits of a run's images: those it trains on, is monitored on and is evaluated on."""
 
 from __future__ import annotations
 
@@ -14,32 +14,40 @@ from ..data.sources import ImageFolder
 from ..errors import UserError
 
 SCENES = Path("data/scenes")
-TRAIN_SCENES, HELDOUT_FROM, WATCH_FROM = 1024, 1_000_000, 1_500_000  # how many; scene numbers
+TRAIN_SCENES = 1024
+HELDOUT_START, MONITOR_START = 1_000_000, 1_500_000  # numbers of the first scenes
+MIN_IMAGES = 10
 
 
 def image_sets(run: Run, console: Console) -> tuple[ImageFolder, ImageFolder, ImageFolder]:
-    """Images to train on, to watch, to evaluate on.
+    """Images to train on, to monitor on, to evaluate on.
 
     Scenes are drawn on first use. Of a user's own images the last two are a choice that no seed
     moves, at most a tenth and a fifth, and never trained on.
     """
+    monitored, heldout = run.monitor.images, run.data.heldout
     if run.data.images is None:
-        drawn = scenes.write(SCENES / "train", 0, TRAIN_SCENES)
-        seen = scenes.write(SCENES / f"watch-{run.monitor.images}", WATCH_FROM, run.monitor.images)
-        kept = scenes.write(SCENES / f"heldout-{run.data.heldout}", HELDOUT_FROM, run.data.heldout)
-        images = ImageFolder.index(drawn, run.data.limit, run.seed)
-        return images, ImageFolder.index(seen), ImageFolder.index(kept)
-    every = ImageFolder.index(run.data.images)
-    if len(every.ids) < 10:
-        raise UserError(
-            f"data.images {run.data.images!r} has {len(every.ids)} usable images: need 10"
+        folders = (
+            scenes.write(SCENES / "train", 0, TRAIN_SCENES),
+            scenes.write(SCENES / f"watch-{monitored}", MONITOR_START, monitored),
+            scenes.write(SCENES / f"heldout-{heldout}", HELDOUT_START, heldout),
         )
-    ids = random.Random(0).sample(every.ids, len(every.ids))
-    cuts = min(run.data.heldout, len(ids) // 5), min(run.monitor.images, len(ids) // 10)
-    held, watch, rest = ids[: cuts[0]], ids[cuts[0] : sum(cuts)], ids[sum(cuts) :]
+        images = ImageFolder.index(folders[0], run.data.limit, run.seed)
+        return images, ImageFolder.index(folders[1]), ImageFolder.index(folders[2])
+    usable = ImageFolder.index(run.data.images)
+    if len(usable.ids) < MIN_IMAGES:
+        raise UserError(
+            f"data.images {run.data.images!r} has {len(usable.ids)} usable images: "
+            f"need {MIN_IMAGES}"
+        )
+    ids = random.Random(0).sample(usable.ids, len(usable.ids))
+    cuts = min(heldout, len(ids) // 5), min(monitored, len(ids) // 10)
+    parts = ids[sum(cuts) :], ids[cuts[0] : sum(cuts)], ids[: cuts[0]]
     if run.data.limit:
-        rest = random.Random(run.seed).sample(rest, min(run.data.limit, len(rest)))
-    if every.skipped:
-        console.print(f"{len(every.skipped)} files skipped: see skipped.jsonl in the run directory")
-    one, two, three = (replace(every, ids=sorted(some)) for some in (rest, watch, held))
-    return one, two, three
+        limit = min(run.data.limit, len(parts[0]))
+        parts = random.Random(run.seed).sample(parts[0], limit), *parts[1:]
+    if usable.skipped:
+        count = len(usable.skipped)
+        console.print(f"{count} files skipped: see skipped.jsonl in the run directory")
+    train, monitor, evaluation = (replace(usable, ids=sorted(part)) for part in parts)
+    return train, monitor, evaluation

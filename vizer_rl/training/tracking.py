@@ -1,4 +1,4 @@
-"""What a run records and shows: metrics.jsonl, Weights & Biases, the progress bar."""
+"""Tracking of a run: metrics.jsonl, Weights & Biases, the progress bar."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]
             settings=settings,
         )
 
-    said = ""
+    warning = ""
     try:
         run = begin(mode)
     except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
-        said = (
+        warning = (
             f"W&B cannot be reached ({str(error).splitlines()[0]}): this run is recorded offline\n"
         )
         run = begin("offline")
@@ -69,7 +69,7 @@ def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]
     url = run.url if mode == "online" else None
     about = {"mode": mode, "url": url, "dir": str(Path(run.dir).parent)}
     (directory / "wandb.json").write_text(json.dumps(about, indent=1))
-    return said
+    return warning
 
 
 def finish_wandb(mode: str) -> None:
@@ -83,10 +83,11 @@ def finish_wandb(mode: str) -> None:
 class Recorder(TrainerCallback):
     """Appends one object per logged step to metrics.jsonl and moves the progress bar."""
 
-    def __init__(self, directory: Path, console: Console) -> None:
+    def __init__(self, directory: Path, console: Console, heldout: float | None) -> None:
+        """heldout: the held-out score before the first step, None where a run goes on."""
         self.path, self.console = directory / "metrics.jsonl", console
-        self.seconds, self.began = 0.0, 0.0
-        self.reward = self.heldout = "–"  # as last seen
+        self.seconds, self.step_start = 0.0, 0.0
+        self.reward, self.heldout = "–", "–" if heldout is None else f"{heldout:.3f}"
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -103,10 +104,10 @@ class Recorder(TrainerCallback):
         self.progress.start()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.began = time.monotonic()
+        self.step_start = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.seconds = time.monotonic() - self.began
+        self.seconds = time.monotonic() - self.step_start
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:

@@ -1,5 +1,4 @@
-"""Metrics that need references or the truth of drawn scenes.
+"""Metrics against references or the truth of drawn scenes: for evaluation, experiments and audit.
 
-No reward and no training step may read them; the evaluation, the experiments and, on drawn scenes,
-the audit do.
+No reward and no training step may read them.
 """

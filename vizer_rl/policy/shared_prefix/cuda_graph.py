@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM = 2  # steps run as they are before one is recorded, as kernels and workspaces need it
-WORTH = 8  # tokens per caption: below, recording costs more than it saves
+WARMUP_CALLS = 2  # run as they are before one is recorded, as kernels and workspaces need it
+MIN_TOKENS = 8  # per caption: below, recording costs more than it saves
 
 
 class CudaGraph:
-    """A function of tensors whose shapes never change: run WARM times, then as a CUDA graph.
+    """A function of tensors whose shapes never change: run WARMUP_CALLS times, then as a CUDA
+    graph.
 
-    What it is given is copied to where the graph reads it; what it returns stands where the graph
-    wrote it, until the next call. On a CPU it is run every time.
+    Inputs are copied to where the graph reads them; the output stays where the graph wrote it,
+    until the next call. On a CPU the function is run every time.
     """
 
     def __init__(self) -> None:
@@ -29,10 +30,10 @@ class CudaGraph:
         """`function` is not kept, so that nothing it holds outlives its owner."""
         if not self.inputs:
             self.inputs = [x.clone(memory_format=torch.contiguous_format) for x in inputs]
-        for mine, given in zip(self.inputs, inputs, strict=True):
-            mine.copy_(given)
+        for static, new in zip(self.inputs, inputs, strict=True):
+            static.copy_(new)
         self.calls += 1
-        if self.calls <= WARM or self.inputs[0].device.type != "cuda":
+        if self.calls <= WARMUP_CALLS or self.inputs[0].device.type != "cuda":
             return function(*self.inputs)
         if self.graph is None:
             self._record(function)
@@ -41,7 +42,7 @@ class CudaGraph:
 
     def _record(self, function: Callable[..., Tensor]) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        try:  # a DataLoader's thread may pin memory meanwhile: that is no fault of this one's
+        try:  # "thread_local": a DataLoader's thread may pin memory meanwhile
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.output = function(*self.inputs)
         except RuntimeError as error:

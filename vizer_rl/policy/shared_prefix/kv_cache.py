@@ -1,4 +1,4 @@
-"""Where a sampler's keys and values stand, and its step as a CUDA graph."""
+"""Static key-value cache: room for all columns from the start, so that nothing is ever copied."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from transformers import Cache, DynamicLayer
 
 
 class StaticKVLayer(DynamicLayer):
-    """Keys and values (R, heads, C, d) of a layer; room for all C columns is made at the start.
+    """Keys and values (R, heads, C, d) of a layer, in buffers of all C columns.
 
     New ones are put behind those there are, and a view of these comes back: nothing is copied. With
-    `at`, a tensor (n,) of columns, they go there and all C come back: every shape is fixed then.
+    `write_columns` (n,) they go there and all C come back: every shape is static then.
     """
 
     def __init__(self, columns: int) -> None:
         super().__init__()
         self.columns, self.filled = columns, 0
-        self.at: Tensor | None = None
+        self.write_columns: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.room = [
+        self.buffers = [
             x.new_zeros(*x.shape[:2], self.columns, x.shape[3]) for x in (key_states, value_states)
         ]
         self.is_initialized = True
@@ -32,24 +32,35 @@ class StaticKVLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        new = (key_states, value_states)
-        if self.at is not None:
-            for room, states in zip(self.room, new, strict=True):
-                room.index_copy_(2, self.at, states)
-            return self.room[0], self.room[1]
+        keys, values = self.buffers
+        if self.write_columns is not None:
+            keys.index_copy_(2, self.write_columns, key_states)
+            values.index_copy_(2, self.write_columns, value_states)
+            return keys, values
         begin, self.filled = self.filled, self.filled + key_states.shape[2]
-        for room, states in zip(self.room, new, strict=True):
-            room[:, :, begin : self.filled] = states
-        return self.room[0][:, :, : self.filled], self.room[1][:, :, : self.filled]
+        keys[:, :, begin : self.filled] = key_states
+        values[:, :, begin : self.filled] = value_states
+        return keys[:, :, : self.filled], values[:, :, : self.filled]
 
     def get_seq_length(self) -> int:
         return self.filled
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.room = [room[indices] for room in self.room]
+        self.buffers = [buffer[indices] for buffer in self.buffers]
 
 
-def static_kv_cache(model: Any, columns: int) -> Cache:
+class StaticKVCache(Cache):
+    """An empty StaticKVLayer of so many columns for each layer of the language model."""
+
+    def __init__(self, layers: int, columns: int) -> None:
+        super().__init__(layers=[StaticKVLayer(columns) for _ in range(layers)])
+
+    def write_to(self, columns: Tensor | None) -> None:
+        """Where new keys and values go from now on: columns (n,), or behind those there are."""
+        for layer in self.layers:
+            layer.write_columns = columns
+
+
+def static_kv_cache(model: Any, columns: int) -> StaticKVCache:
     """An empty cache with so many columns in every layer of the language model."""
-    layers = model.config.get_text_config().num_hidden_layers
-    return Cache(layers=[StaticKVLayer(columns) for _ in range(layers)])
+    return StaticKVCache(model.config.get_text_config().num_hidden_layers, columns)

@@ -1,4 +1,4 @@
-"""The rows of one rollout and the prompts they have: each image and its prompt once."""
+"""Rollout: the rows of a sampling step and their prompts, each image and each prompt once."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from .packing import CaptionForward, Prompt, caption_forward
 from .vision_cache import VisionCache
 
-BESIDE = ("image", "read")  # columns that stay here: TRL sees text and the image's id
+IMAGE_COLUMNS = ("image", "image_inputs")  # they stay here: TRL gets text and the image's id
+# TRL's batches carry each row's prompt index under this key: of what TRL's loss hands on to
+# _get_per_token_logps_and_entropies, it is cut and shuffled by rows and free, as rows are text.
+PROMPT_IDX_KEY = "pixel_values"
 
 
 @dataclass
 class Rollout:
     """B rows of images and what they became.
 
-    of: (B,) which of `prompts` a row has, in the order in which they were sampled; old: (B, T)
-    log-probs at sampling, where the trainer is going to ask for them.
+    prompt_idx: (B,) index in `prompts` of each row, in the order in which they were sampled;
+    old_logps: (B, T) log-probs at sampling, where the trainer is going to ask for them.
     """
 
     rows: Sequence[dict[str, Any]]
     prompts: list[Prompt] = field(default_factory=list)
-    of: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    old: Tensor | None = None
+    prompt_idx: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    old_logps: Tensor | None = None
 
     @property
     def images(self) -> list[Image]:
@@ -36,45 +41,64 @@ class Rollout:
 
     def texts(self) -> list[dict[str, Any]]:
         """The rows without their images."""
-        return [{k: v for k, v in row.items() if k not in BESIDE} for row in self.rows]
+        return [{k: v for k, v in row.items() if k not in IMAGE_COLUMNS} for row in self.rows]
 
-    def look(self, features: VisionCache, texts: Sequence[str], device: torch.device) -> None:
-        """Find the prompts of the rows, whose texts (in chat form) these are."""
+    def with_images(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows as TRL has them, their images beside them again."""
+        return [row | {"image": image} for row, image in zip(rows, self.images, strict=True)]
+
+    def encode_prompts(
+        self, cache: VisionCache, texts: Sequence[str], device: torch.device, sharded: bool = False
+    ) -> None:
+        """Set prompts and prompt_idx; texts: of the rows, in chat form; sharded: weights are."""
         keys = [(row["image_id"], text) for row, text in zip(self.rows, texts, strict=True)]
-        first = {key: at for at, key in reversed(list(enumerate(keys)))}
-        at = sorted(first.values())
-        which = {keys[row]: n for n, row in enumerate(at)}
-        self.prompts = features.prompts(
-            [self.rows[row]["image"] for row in at],
-            [texts[row] for row in at],
-            [self.rows[row].get("read") for row in at],
+        first = {key: n for n, key in reversed(list(enumerate(keys)))}
+        chosen = sorted(first.values())
+        self.prompts = cache.prompts(
+            [self.rows[n]["image"] for n in chosen],
+            [texts[n] for n in chosen],
+            [self.rows[n].get("image_inputs") for n in chosen],
+            sharded=sharded,
         )
-        self.of = torch.tensor([which[key] for key in keys], device=device)
+        index = {keys[n]: i for i, n in enumerate(chosen)}
+        self.prompt_idx = torch.tensor([index[key] for key in keys], device=device)
 
-    def keep_old(self, logps: Sequence[Sequence[float]]) -> None:
-        """Remember the log-probs at sampling, as (B, T)."""
-        rows = [torch.tensor(row) for row in logps]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        self.old = padded.to(self.of.device)
+    def keep_old_logps(self, logps: Sequence[Sequence[float]]) -> None:
+        """Keep the log-probs at sampling, as (B, T)."""
+        padded = pad_sequence([torch.tensor(row) for row in logps], batch_first=True)
+        self.old_logps = padded.to(self.prompt_idx.device)
+
+    def take_old_logps(self, mask: Tensor) -> Tensor | None:
+        """Those log-probs, padded like the mask (B, T), the first time; then None."""
+        if self.old_logps is None:
+            return None
+        padded = pad(self.old_logps, (0, mask.shape[1] - self.old_logps.shape[1])) * mask
+        self.old_logps = None
+        return padded
 
     def forward(
-        self, model: Any, of: Tensor | None, ids: Tensor, mask: Tensor, size: int | None = None
+        self,
+        model: Any,
+        prompt_idx: Tensor | None,
+        ids: Tensor,
+        mask: Tensor,
+        size: int | None = None,
     ) -> CaptionForward:
-        """`caption_forward` of captions (B, T), `size` at a time; of None: of all rows in order."""
-        of = self.of if of is None else of
-        size = size or len(of)
+        """`caption_forward` of captions (B, T), `size` together; prompt_idx None: of all rows."""
+        prompt_idx = self.prompt_idx if prompt_idx is None else prompt_idx
+        chunks = [x.split(size or len(prompt_idx)) for x in (prompt_idx, ids, mask)]
         parts = [
-            caption_forward(model, self.prompts, some.tolist(), i, m)
-            for some, i, m in zip(of.split(size), ids.split(size), mask.split(size), strict=True)
+            caption_forward(model, self.prompts, p.tolist(), i, m)
+            for p, i, m in zip(*chunks, strict=True)
         ]
         columns = zip(*parts, strict=True)
         return parts[0] if len(parts) == 1 else CaptionForward(*map(torch.cat, columns))
 
     def tokens(self, mask: Tensor) -> tuple[int, int]:
-        """How many tokens there are to compute: once each, and with one row per caption (mask)."""
+        """Number of tokens with every prompt once, and with one row per caption (mask (B, T))."""
         captions = int(mask.sum())
         lengths = [len(prompt.ids) for prompt in self.prompts]
-        return sum(lengths) + captions, sum(lengths[n] for n in self.of.tolist()) + captions
+        return sum(lengths) + captions, sum(lengths[i] for i in self.prompt_idx.tolist()) + captions
 
 
 def whole_groups(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -83,10 +107,10 @@ def whole_groups(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     TRL has shuffled single rows; prompts stay in the order in which they first come. Batches hold
     tensors with rows first, and scalars that are the same in all.
     """
-    of = torch.cat([batch["pixel_values"] for batch in batches]).tolist()
-    rank = {which: n for n, which in enumerate(dict.fromkeys(of))}
-    order = torch.tensor(sorted(range(len(of)), key=lambda row: rank[of[row]]))
-    size = len(of) // len(batches)
+    prompt_idx = torch.cat([batch[PROMPT_IDX_KEY] for batch in batches]).tolist()
+    rank = {i: n for n, i in enumerate(dict.fromkeys(prompt_idx))}
+    order = torch.tensor(sorted(range(len(prompt_idx)), key=lambda row: rank[prompt_idx[row]]))
+    size = len(prompt_idx) // len(batches)
 
     def regroup(name: str) -> list[Any]:
         values = [batch[name] for batch in batches]

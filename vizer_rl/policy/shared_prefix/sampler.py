@@ -1,11 +1,11 @@
-"""Samples captions: every prompt prefilled once, its captions continued side by side behind it.
+"""Sampler: every prompt is prefilled once, its captions are decoded side by side behind it.
 
 The key-value cache of a prompt is never copied per caption. A decoding step feeds one token of each
-caption still going to the row of its prompt, where a mask keeps captions apart: attention reads a
+unfinished caption to the row of its prompt, where a mask keeps captions apart: attention reads a
 prompt's keys and values once for all of them. What can be set about sampling is prepared by the
 public `generate`, which calls the loop below in place of its own. On CUDA the shapes of a step are
-fixed and it is replayed as a graph (decoding.py): at a token per caption, a step that is launched
-kernel by kernel waits for the host most of the time.
+static and it is replayed as a graph (cuda_graph.py): at a token per caption, a step that is
+launched kernel by kernel waits for the host most of the time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import torch.distributed
 from torch import Tensor
 
 from ..lora import merged
-from .attention import ALIGN, PADDING, PROMPT, mask, model_inputs
-from .cuda_graph import WORTH, CudaGraph
+from .attention import ALIGN, PADDING, PROMPT, attention_mask, model_inputs
+from .cuda_graph import MIN_TOKENS, CudaGraph
 from .kv_cache import static_kv_cache
 from .packing import Prompt, image_inputs
 
-DROP_ROWS = 0.25  # of the rows done with: from here on moving the cache pays
+DROP_ROWS = 0.25  # share of rows that are done: from here on moving the cache pays
 
 
 class Sampled(NamedTuple):
-    """Captions in the order asked for.
+    """Captions in the order of `prompt_idx`.
 
     ids: token ids, with EOS where a caption came to it; logps: log p of each token in nats, of the
     whole distribution at the sampling temperature, as the loss takes it.
@@ -42,16 +42,16 @@ class Sampled(NamedTuple):
 def sample(
     model: Any,
     prompts: Sequence[Prompt],
-    of: Sequence[int],
+    prompt_idx: Sequence[int],
     *,
     synced: bool = False,
-    fixed: bool = False,
+    static_shapes: bool = False,
     **generation: Any,
 ) -> Sampled:
-    """A caption for each of `of`, indices of prompts. `generation`: arguments of `model.generate`.
+    """A caption for each of `prompt_idx`; `generation`: arguments of `model.generate`.
 
-    synced: go on until all devices are done, as weights spread over them need it; fixed: steps of
-    fixed shapes, on CUDA as a graph where captions may be long enough for it to pay.
+    synced: go on until all devices are done, as weights spread over them need it; static_shapes: of
+    every step, on CUDA as a graph, where captions may be long enough for it to pay.
     """
     width = max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -62,146 +62,150 @@ def sample(
 
     def loop(model: Any, input_ids: Tensor, **prepared: Any) -> Sampled:
         config = prepared["generation_config"]
-        longest = config.max_length - input_ids.shape[1]
-        going = DecodeState(model, prompts, of, input_ids, longest, fixed and longest >= WORTH)
+        max_new_tokens = config.max_length - input_ids.shape[1]
+        static = static_shapes and max_new_tokens >= MIN_TOKENS
+        state = DecodeState(model, prompts, prompt_idx, input_ids, max_new_tokens, static)
         processor, stopping = prepared["logits_processor"], prepared["stopping_criteria"]
-        return going.finish(processor, stopping, config, synced)
+        return state.finish(processor, stopping, config, synced)
 
     with nullcontext() if synced else merged(model):
         return model.generate(
-            input_ids=ids[list(of)].to(model.device),
-            attention_mask=present[list(of)].to(model.device),
+            input_ids=ids[list(prompt_idx)].to(model.device),
+            attention_mask=present[list(prompt_idx)].to(model.device),
             custom_generate=loop,
             **generation,
         )
 
 
 class DecodeState:
-    """Captions on their way; `alive` are those to go on, by the row of their prompt.
+    """B captions being decoded behind R prompts.
 
-    told (B, P + t): prompt and caption tokens so far; columns (R, C): PROMPT, PADDING or 1 + the
-    caption (in its group) that a column of the cache belongs to, `filled` of them; positions, after
-    (K, R, 1): of the token to be fed, of the one after it. No caption gets more than `longest`
-    tokens.
+    token_ids (B, P + t): of prompt and caption so far; active: the unfinished captions of each
+    prompt; branch: of each caption in its group, from 1; column_branch (R, C): PROMPT, PADDING or
+    the branch that a column of the cache belongs to, `filled` of them are in use; positions,
+    next_positions (K, R, 1): of the token to be fed, of the one after it. Each step takes up
+    `slots` columns.
     """
 
     def __init__(
         self,
         model: Any,
         prompts: Sequence[Prompt],
-        of: Sequence[int],
-        told: Tensor,
-        longest: int,
-        fixed: bool,
+        prompt_idx: Sequence[int],
+        token_ids: Tensor,
+        max_new_tokens: int,
+        static_shapes: bool,
     ) -> None:
-        self.model, self.told, self.device = model, told, told.device
-        self.alive: list[list[int]] = [[] for _ in prompts]
-        for b, r in enumerate(of):
-            self.alive[r].append(b)
-        self.branch = {b: k for row in self.alive for k, b in enumerate(row, 1)}
+        self.model, self.token_ids, self.device = model, token_ids, token_ids.device
+        self.active: list[list[int]] = [[] for _ in prompts]
+        for b, r in enumerate(prompt_idx):
+            self.active[r].append(b)
+        self.branch = {b: k for row in self.active for k, b in enumerate(row, 1)}
         last = [p.positions[:, -1:] for p in prompts]
         after = [p.positions.new_full((len(p.positions), 1), p.next_position) for p in prompts]
         self.positions = torch.stack(last, 1).to(self.device)
-        self.after = torch.stack(after, 1).to(self.device)
-        self.slots = max(len(row) for row in self.alive)
+        self.next_positions = torch.stack(after, 1).to(self.device)
+        self.slots = max(len(row) for row in self.active)
         self.filled = max(len(prompt.ids) for prompt in prompts) - 1
-        room = self.filled + longest * self.slots
-        room += -room % ALIGN if fixed else 0
-        self.cache = static_kv_cache(model, room)
-        self.columns = self.told.new_full((len(prompts), room), PADDING)
-        self.columns[:, : self.filled] = self._prefill(prompts)
-        self.fixed = CudaGraph() if fixed else None
+        columns = self.filled + max_new_tokens * self.slots
+        columns += -columns % ALIGN if static_shapes else 0
+        self.cache = static_kv_cache(model, columns)
+        self.column_branch = token_ids.new_full((len(prompts), columns), PADDING)
+        self.column_branch[:, : self.filled] = self._prefill(prompts)
+        self.graph = CudaGraph() if static_shapes else None
 
     def _prefill(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Fill the cache with the prompts but their last tokens; returns these columns."""
+        """Fill the cache with the prompts but their last tokens; returns their branches (R, P)."""
         shape = (len(prompts), self.filled)
-        ids, columns = torch.zeros(shape, dtype=torch.long), torch.full(shape, PADDING)
+        ids, branch = torch.zeros(shape, dtype=torch.long), torch.full(shape, PADDING)
         positions = torch.zeros(len(prompts[0].positions), *shape, dtype=torch.long)
         for r, prompt in enumerate(prompts):
             body = len(prompt.ids) - 1
-            ids[r, :body], columns[r, :body] = prompt.ids[:-1], PROMPT
+            ids[r, :body], branch[r, :body] = prompt.ids[:-1], PROMPT
             positions[:, r, :body] = prompt.positions[:, :-1]
-        columns = columns.to(self.device)
+        branch = branch.to(self.device)
         self.model(
             input_ids=ids.to(self.device),
-            **model_inputs(positions.to(self.device), mask(columns, columns)),
+            **model_inputs(positions.to(self.device), attention_mask(branch, branch)),
             **image_inputs(prompts),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        return columns
+        return branch
 
     def finish(self, processor: Any, stopping: Any, config: Any, synced: bool) -> Sampled:
-        """Continue every caption to its end."""
-        start, total = self.told.shape[1], self.told.shape[0]
-        lengths, logps = [0] * total, self.told.new_zeros(total, 0, dtype=torch.float32)
-        heat = config.temperature or 1.0 if config.do_sample else 1.0
+        """Decode every caption to its end."""
+        start, total = self.token_ids.shape[1], self.token_ids.shape[0]
+        lengths, logps = [0] * total, self.token_ids.new_zeros(total, 0, dtype=torch.float32)
+        temperature = config.temperature or 1.0 if config.do_sample else 1.0
         while True:
             logits = self._step()
-            going = [b for row in self.alive for b in row]
-            if going:
-                at = torch.tensor(going, device=self.device)
-                every = logits.new_zeros(total, logits.shape[-1]).index_copy(0, at, logits)
-                scores = processor(self.told, every)[at]  # some remember the rows they began with
+            active = [b for row in self.active for b in row]
+            if active:
+                index = torch.tensor(active, device=self.device)
+                full = logits.new_zeros(total, logits.shape[-1]).index_copy(0, index, logits)
+                # on all rows: a processor may keep a state of the rows that it began with
+                scores = processor(self.token_ids, full)[index]
                 if config.do_sample:
-                    chosen = torch.multinomial(scores.softmax(-1), 1)
+                    tokens = torch.multinomial(scores.softmax(-1), 1)
                 else:
-                    chosen = scores.argmax(-1, keepdim=True)
-                logp = (logits / heat).log_softmax(-1).gather(-1, chosen)
-                self.told = _append(self.told, at, chosen)
-                logps = _append(logps, at, logp)
-                ended = stopping(self.told[at], None).tolist()
-                over = {b for b, end in zip(going, ended, strict=True) if end}
-                for b in going:
+                    tokens = scores.argmax(-1, keepdim=True)
+                logp = (logits / temperature).log_softmax(-1).gather(-1, tokens)
+                self.token_ids = _append(self.token_ids, index, tokens)
+                logps = _append(logps, index, logp)
+                ended = stopping(self.token_ids[index], None).tolist()
+                done = {b for b, end in zip(active, ended, strict=True) if end}
+                for b in active:
                     lengths[b] += 1
-                self.alive = [[b for b in row if b not in over] for row in self.alive]
-            if not self._anybody(synced):
+                self.active = [[b for b in row if b not in done] for row in self.active]
+            if not self._any_active(synced):
                 break
             self._drop_rows()
-        told = zip(self.told[:, start:].tolist(), logps.tolist(), lengths, strict=True)
-        cut = [(ids[:n], of[:n]) for ids, of, n in told]
-        return Sampled([ids for ids, _ in cut], [of for _, of in cut])
+        ids = self.token_ids[:, start:].tolist()
+        return Sampled(
+            [row[:n] for row, n in zip(ids, lengths, strict=True)],
+            [row[:n] for row, n in zip(logps.tolist(), lengths, strict=True)],
+        )
 
     def _step(self) -> Tensor:
-        """Feed each living caption's last token; (living, V) float32 logits of the next."""
-        slots = self.slots if self.fixed else max(1, max(len(row) for row in self.alive))
-        branch = [
-            [self.branch[b] for b in row] + [PADDING] * (slots - len(row)) for row in self.alive
-        ]
-        branches = torch.tensor(branch, device=self.device)
-        which = [row + [0] * (slots - len(row)) for row in self.alive]
-        tokens = self.told[torch.tensor(which, device=self.device), -1]
+        """Feed each active caption's last token; (active, V) float32 logits of the next."""
+        slots = self.slots if self.graph else max(1, max(len(row) for row in self.active))
+        pairs = [(row, slots - len(row)) for row in self.active]
+        rows = [row + [0] * n for row, n in pairs]
+        tokens = self.token_ids[torch.tensor(rows, device=self.device), -1]
+        rows = [[self.branch[b] for b in row] + [PADDING] * n for row, n in pairs]
+        branch = torch.tensor(rows, device=self.device)
         begin, self.filled = self.filled, self.filled + slots
-        self.columns[:, begin : self.filled] = branches
-        there = (self.columns if self.fixed else self.columns[:, : self.filled])[:, None, :]
-        allowed = ((there == branches[:, :, None]) | (there == PROMPT))[:, None]
-        told = tokens, self.positions.expand(-1, -1, slots), allowed
-        if self.fixed:
-            at = torch.arange(begin, self.filled, device=self.device)
-            logits = self.fixed(self._feed, *told, at)
+        self.column_branch[:, begin : self.filled] = branch
+        columns = self.column_branch if self.graph else self.column_branch[:, : self.filled]
+        columns = columns[:, None, :]
+        mask = ((columns == branch[:, :, None]) | (columns == PROMPT))[:, None]
+        inputs = tokens, self.positions.expand(-1, -1, slots), mask
+        if self.graph:
+            write_columns = torch.arange(begin, self.filled, device=self.device)
+            logits = self.graph(self._feed, *inputs, write_columns)
         else:
-            logits = self._feed(*told)
-        self.positions, self.after = self.after, self.after + 1
-        return logits[branches != PADDING].float()
+            logits = self._feed(*inputs)
+        self.positions, self.next_positions = self.next_positions, self.next_positions + 1
+        return logits[branch != PADDING].float()
 
     def _feed(
-        self, tokens: Tensor, positions: Tensor, allowed: Tensor, at: Tensor | None = None
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, write_columns: Tensor | None = None
     ) -> Tensor:
-        """(R, slots, V) logits after tokens (R, slots); columns `at` get their keys and values."""
-        for layer in self.cache.layers:
-            layer.at = at
+        """(R, slots, V) logits after tokens (R, slots); cached in `write_columns`."""
+        self.cache.write_to(write_columns)
         output = self.model(
             input_ids=tokens,
-            **model_inputs(positions, allowed),
+            **model_inputs(positions, mask),
             past_key_values=self.cache,
             use_cache=True,
         )
         return output.logits
 
-    def _anybody(self, synced: bool) -> bool:
-        """Whether a caption is still going: here or, with weights in parts, on any device."""
-        here = any(self.alive)
+    def _any_active(self, synced: bool) -> bool:
+        """Whether a caption is unfinished: here or, with weights in parts, on any device."""
+        here = any(self.active)
         if not synced:
             return here
         flag = torch.tensor(float(here), device=self.device)
@@ -210,18 +214,19 @@ class DecodeState:
 
     def _drop_rows(self) -> None:
         """Leave prompts behind whose captions are all done, once they are many."""
-        if self.fixed:
+        if self.graph:
             return
-        keep = [r for r, row in enumerate(self.alive) if row] or [0]
-        if len(self.alive) - len(keep) < max(1, DROP_ROWS * len(self.alive)):
+        keep = [r for r, row in enumerate(self.active) if row] or [0]
+        if len(self.active) - len(keep) < max(1, DROP_ROWS * len(self.active)):
             return
         rows = torch.tensor(keep, device=self.device)
-        self.alive = [self.alive[r] for r in keep]
-        self.columns = self.columns[rows]
-        self.positions, self.after = self.positions[:, rows], self.after[:, rows]
+        self.active = [self.active[r] for r in keep]
+        self.column_branch = self.column_branch[rows]
+        self.positions = self.positions[:, rows]
+        self.next_positions = self.next_positions[:, rows]
         self.cache.batch_select_indices(rows)
 
 
-def _append(x: Tensor, at: Tensor, column: Tensor) -> Tensor:
-    """x (B, t) with one more column, 0 where `at` does not point."""
-    return torch.cat([x, x.new_zeros(len(x), 1).index_copy(0, at, column)], 1)
+def _append(x: Tensor, index: Tensor, column: Tensor) -> Tensor:
+    """x (B, t) with one more column, 0 in the rows that `index` does not name."""
+    return torch.cat([x, x.new_zeros(len(x), 1).index_copy(0, index, column)], 1)
