@@ -121,7 +121,7 @@ class CaptionBatch:
 
     image_ids, images, captions, completion_ids: N each; `images` decodes when indexed.
     groups: the rows of each group, completions of one prompt.
-    encoders: `encoders(None)` is the run's training scorer, `encoders("ViT-B-32/openai")` another.
+    encoders: `encoders(None)` is the run's training scorer, `encoders("ARCHITECTURE/TAG")` another.
     prompt: the policy's prompt. ended: whether each caption ends with an end token; None: all do.
     """
 

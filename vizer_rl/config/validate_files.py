@@ -97,14 +97,44 @@ def scorer_problems(scorer: str) -> Iterator[str]:
     elif kind == "local-dir" and not (Path(rest).expanduser() / "open_clip_config.json").is_file():
         yield f"'{rest}' is no folder with an open_clip_config.json"
     elif kind not in ("embedded", "local-dir"):
-        import open_clip
+        yield from _open_clip_problems(scorer)
 
-        tags = [f"{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained()]
-        if scorer not in tags:
-            forms = [*EMBEDDED_SCORERS, "local-dir:PATH", "ARCHITECTURE/TAG"]
-            nearest = nearest_match(scorer, [*EMBEDDED_SCORERS, *tags])
-            nearest = f"; nearest: {nearest}" if nearest else ""
-            yield f"{scorer!r} is unknown; {nearest_allowed('', forms)}{nearest}"
+
+def _open_clip_problems(scorer: str) -> Iterator[str]:
+    """Problems of an ARCHITECTURE/TAG: unknown, or built with another activation than trained.
+
+    open_clip only warns of the second and computes wrong features.
+    """
+    import open_clip
+
+    tags = {f"{model}/{tag}": (model, tag) for model, tag in open_clip.list_pretrained()}
+    usable = [name for name, (model, tag) in tags.items() if _same_activation(model, tag)]
+    if scorer in usable:
+        return
+    nearest = nearest_match(scorer, [*EMBEDDED_SCORERS, *usable])
+    if scorer not in tags:
+        forms = [*EMBEDDED_SCORERS, "local-dir:PATH", "ARCHITECTURE/TAG"]
+        yield (
+            f"{scorer!r} is unknown; {nearest_allowed('', forms)}"
+            + (f"; nearest: {nearest}" if nearest else "")
+        )
+        return
+    model, tag = tags[scorer]
+    if f"{model}-quickgelu/{tag}" in usable:
+        nearest = f"{model}-quickgelu/{tag}"
+    yield (
+        f"{scorer!r} would be built with another activation (GELU or QuickGELU) than it was "
+        f"trained with, and its features be wrong; nearest allowed: {nearest}"
+    )
+
+
+def _same_activation(model: str, tag: str) -> bool:
+    """Whether open_clip builds the architecture with the activation of the tag's weights."""
+    from open_clip import get_model_config
+    from open_clip.pretrained import get_pretrained_cfg
+
+    built, trained = get_model_config(model) or {}, get_pretrained_cfg(model, tag)
+    return bool(built.get("quick_gelu", False) == trained.get("quick_gelu", False))
 
 
 def _directory(directory: Path, resume: bool | None, overwrite: bool | None) -> Iterator[str]:
