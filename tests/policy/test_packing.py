@@ -93,6 +93,24 @@ def test_a_kernel_that_fails_says_how_to_do_without():
         attention.faster_kernel(model, run_step)
 
 
+@pytest.mark.parametrize("failure", [RuntimeError, ImportError, FileNotFoundError])
+def test_a_flex_attention_that_fails_leaves_the_model_on_sdpa(failure):
+    model, _ = load_case("qwen2vl", False)
+    warnings = []
+
+    def step():
+        if attention.uses_block_mask(model):
+            raise failure("Failed to find C compiler.\nSet the CC environment variable.")
+
+    assert list(attention.faster_kernel(model, step, warnings.append)) == ["sdpa"]
+    assert not attention.uses_block_mask(model)
+    (sentence,) = warnings
+    assert "stays on sdpa" in sentence
+    assert sentence.endswith(f"{failure.__name__}: Failed to find C compiler.")
+    with pytest.warns(UserWarning, match="stays on sdpa"):
+        attention.faster_kernel(model, step)
+
+
 def test_short_groups_share_a_row():
     def prompt(n):
         return Prompt(torch.arange(n), torch.arange(n)[None], None, {})

@@ -254,6 +254,26 @@ def test_a_rollout_as_on_cuda_samples_the_same_and_settles_on_a_kernel(tmp_path,
     assert torch.allclose(growing["ref_per_token_logps"], fixed["ref_per_token_logps"], atol=1e-4)
 
 
+def test_a_trainer_without_a_compiler_stays_on_sdpa_and_trains(tmp_path, monkeypatch):
+    def no_compiler():
+        raise ImportError("Failed to find C compiler")
+
+    monkeypatch.setattr(attention, "flex", no_compiler)
+    monkeypatch.setattr(trl_sampling, "MIN_FLEX_LENGTH", 8)
+    made, rows = trainer("smolvlm", True, "lora", False, tmp_path, True)
+    del made._generate_single_turn
+    made.vision_cache.cuda = True
+    with pytest.warns(UserWarning, match="stays on sdpa") as caught:
+        batches = [made._generate_and_score_completions(rows) for _ in range(2)]
+    assert len([w for w in caught if "stays on sdpa" in str(w.message)]) == 1
+    for model in (made.model, made.ref_model):
+        assert model is None or not attention.uses_block_mask(unwrapped(model))
+    names = [n for n in made._metrics["train"] if n.startswith("engine/attention_seconds/")]
+    assert names == ["engine/attention_seconds/sdpa"]
+    with made.accelerator.accumulate(made.model):
+        assert made._compute_loss(made.model, batches[-1]).isfinite()
+
+
 def test_hidden_states_and_entropies_are_those_of_rows_of_their_own(tmp_path):
     subject, rows = trainer("qwen2vl", True, "lora", False, tmp_path, True)
     with torch.no_grad():
