@@ -14,7 +14,8 @@ What a class may declare, and what holds where it does not:
     content = True             False for a guard of the language: the gate does not change it
     gates = False              True: a caption it scores below 0 gets every content reward's floor
     step                       differences below it are noise
-    prepare(bank)              called before training, for instance to calibrate on the bank
+    prepare(bank)              called before training, for instance to calibrate on the bank; may
+                               return a sentence for the user: what it does otherwise than set
     save(folder)               called after prepare: write what was learnt to the run directory
     parts(batch)               per caption the (sentence | phrase | claim | …, score) it is made of
     notes()                    metrics since the last call, logged as reward/<name>/<key>

@@ -6,7 +6,8 @@ over the right image, its `hard` nearest neighbours in a frozen bank of the trai
 than the scorer's own blind spots where another encoder picks them) and `random` others, without
 near-duplicates. The scale s is calibrated so that the frozen policy's captions find their image
 with mean probability `base_probability`, or come as near to it as they can: the log has it.
-DiscriTune (Dessì et al. 2023, arXiv 2304.01662) with a bank, calibration and floor.
+DiscriTune (Dessì et al. 2023, arXiv 2304.01662) with a bank, calibration and floor. A bank that has
+fewer images than that gives as many negatives as it can, in the same proportion.
 Cost: one text encoding per caption or sentence, a product with the bank. Hack: rare details.
 """
 
@@ -22,6 +23,7 @@ from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
 from rewards.lib.chunks import Chunked
 
 RATE = 0.95
+MIN_IMAGES = 16  # a bank of fewer, and of fewer than the negatives, is refused
 
 
 class SelfRetrieval:
@@ -51,13 +53,9 @@ class SelfRetrieval:
         self.range = (floor, 0.0)
         self.scale = self.base = 0.0
 
-    def prepare(self, bank: Bank) -> None:
-        """Encode the bank, choose the scale; ValueError where the bank is too small."""
-        if len(bank.image_ids) <= self.hard + self.random:
-            raise ValueError(
-                f"self_retrieval wants {self.hard} hard and {self.random} random negatives but "
-                f"there are only {len(bank.image_ids)} training images: lower hard and random"
-            )
+    def prepare(self, bank: Bank) -> str | None:
+        """Encode the bank, choose the scale; a sentence where it holds fewer negatives than set."""
+        self.num_hard, self.num_random = self._num_negatives(len(bank.image_ids))
         self.ids = bank.image_ids
         self.bank = bank.sample.encoders(self.encoder).image_features(self.ids, bank.images)
         features = self._picker_features(bank.sample, self.ids, bank.images)
@@ -65,13 +63,31 @@ class SelfRetrieval:
         self.mean = features.mean(0) if self.neighbours else torch.zeros_like(features[0])
         self.picker = normalize(features - self.mean, dim=-1)
         order = torch.randperm(len(self.bank), generator=torch.Generator().manual_seed(0))
-        self.chosen = order[: self.random].to(self.bank.device)
+        self.chosen = order[: self.num_random].to(self.bank.device)
         cosines, _ = self._cosines(bank.sample)
         scales = torch.logspace(-1, 2.7, 400).tolist()
         probabilities = [(s * cosines).softmax(1)[:, 0].mean().item() for s in scales]
         reached = [k for k, p in enumerate(probabilities) if p >= self.base_probability]
         best = reached[0] if reached else probabilities.index(max(probabilities))
         self.scale, self.base = scales[best], probabilities[best]
+        if (self.num_hard, self.num_random) == (self.hard, self.random):
+            return None
+        return (
+            f"{self.num_hard} hard and {self.num_random} random negatives instead of {self.hard} "
+            f"and {self.random}, for there are only {len(self.ids)} training images"
+        )
+
+    def _num_negatives(self, images: int) -> tuple[int, int]:
+        """Hard and random negatives that a bank of so many images can give; else ValueError."""
+        if images > (total := self.hard + self.random):
+            return self.hard, self.random
+        if images < MIN_IMAGES:
+            raise ValueError(
+                f"{images} training images are too few to retrieve one among {total} others: give "
+                f"{MIN_IMAGES} to train on, or leave this reward out (rewards.self_retrieval=null)"
+            )
+        num_hard = round((images - 1) * self.hard / total)
+        return num_hard, images - 1 - num_hard
 
     def _picker_features(
         self, batch: CaptionBatch, ids: Sequence[str], images: Sequence[Image]
@@ -82,7 +98,7 @@ class SelfRetrieval:
         return picker.image_features(ids, images)
 
     def _cosines(self, batch: CaptionBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Captions with their image and its negatives (N, 1 + hard + random), and whose rows in the
+        """Captions with their image and its negatives (N, 1 + negatives), and whose rows in the
         bank those are; -inf for the image itself and its doubles under scorer or picker."""
         clip = batch.encoders(self.encoder)
         images = clip.image_features(batch.image_ids, batch.images)
@@ -90,7 +106,7 @@ class SelfRetrieval:
         features = self._picker_features(batch, batch.image_ids, batch.images)
         similarity = normalize(features - self.mean, dim=-1) @ self.picker.T
         double = torch.maximum(images @ self.bank.T, similarity) > self.near_duplicate
-        closest = similarity.masked_fill(double, -torch.inf).topk(self.hard, dim=1).indices
+        closest = similarity.masked_fill(double, -torch.inf).topk(self.num_hard, dim=1).indices
         rows = torch.cat([closest, self.chosen.expand(len(images), -1)], 1)
         wrong = (captions @ self.bank.T).masked_fill(double, -torch.inf).gather(1, rows)
         return torch.cat([(images * captions).sum(-1, keepdim=True), wrong], 1), rows

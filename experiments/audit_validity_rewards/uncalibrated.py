@@ -13,7 +13,8 @@ class Uncalibrated(SelfRetrieval):
     def __init__(self) -> None:
         super().__init__(floor=-1000.0)
 
-    def prepare(self, bank: Bank) -> None:
+    def prepare(self, bank: Bank) -> str | None:
         """As self_retrieval, but the scale is not calibrated."""
-        super().prepare(bank)
+        remark = super().prepare(bank)
         self.scale = 100.0
+        return remark

@@ -52,7 +52,10 @@ class Mapper(nn.Module):
         own image: .5 is chance. `progress` takes the loss after each step.
         """
         if len(states) < 2 * HELD:
-            raise ValueError(f"the mapper needs {2 * HELD} captions, but there are {len(states)}")
+            raise ValueError(
+                f"the mapper needs {2 * HELD} captions, but there are {len(states)}: "
+                "give it more images"
+            )
         states, features = states.clone(), features.clone()  # out of inference mode
         held = torch.arange(len(states), device=states.device) % HELD == 0
         self.mean.copy_(features[~held].mean(0))

@@ -76,8 +76,42 @@ def test_self_retrieval_needs_a_bank_and_enough_of_it():
     result = batch(stub, [("i0", "c0")])
     with pytest.raises(RuntimeError, match="not prepared"):
         make("self_retrieval", {})(result)
-    with pytest.raises(ValueError, match="only 4 training images"):
+    with pytest.raises(ValueError, match="4 training images are too few to retrieve one among 64"):
         make("self_retrieval", {}).prepare(Bank(list(images), [None] * 4, result, None))
+
+
+def random_bank(count):
+    torch.manual_seed(0)
+    vectors = torch.randn(count, 8)
+    images = {f"i{k}": vectors[k].tolist() for k in range(count)}
+    texts = {f"c{k}": (vectors[k] + 0.8 * torch.randn(8)).tolist() for k in range(count)}
+    sample = batch(Stub(images, texts), [(f"i{k}", f"c{k}") for k in range(count)])
+    return Bank(list(images), [None] * count, sample, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "parameters", "negatives"),
+    [(54, {}, (26, 27)), (54, {"hard": 50, "random": 10}, (44, 9)), (16, {"random": 0}, (15, 0))],
+)
+def test_the_negatives_are_fitted_to_a_small_bank_which_is_said(count, parameters, negatives):
+    bank, reward = random_bank(count), make("self_retrieval", parameters)
+    sentence = reward.prepare(bank)
+    assert (reward.num_hard, reward.num_random) == negatives
+    assert sentence == (
+        f"{negatives[0]} hard and {negatives[1]} random negatives instead of {reward.hard} and "
+        f"{reward.random}, for there are only {count} training images"
+    )
+    assert reward._cosines(bank.sample)[0].shape == (count, count)
+    assert reward.notes()["base_probability"] == pytest.approx(0.45, abs=0.02)
+    assert all(-6 <= score <= 0 for score in reward(bank.sample))
+    assert reward.prepare(random_bank(200)) is None, "a larger bank holds all of them"
+    assert (reward.num_hard, reward.num_random) == (reward.hard, reward.random)
+
+
+def test_self_retrieval_refuses_a_bank_of_fewer_than_16_but_not_negatives_that_it_holds():
+    with pytest.raises(ValueError, match=r"15 training images .* give 16 to train on, or leave"):
+        make("self_retrieval", {}).prepare(random_bank(15))
+    assert make("self_retrieval", {"hard": 3, "random": 3}).prepare(random_bank(7)) is None
 
 
 @pytest.mark.parametrize(

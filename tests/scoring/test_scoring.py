@@ -196,8 +196,8 @@ def test_a_refusal_of_our_own_rewards_is_a_sentence_and_a_bug_names_its_line(tmp
     with pytest.raises(UserError) as caught:
         adapter.prepare(Bank(["a"] * 9, [None] * 9, one, tmp_path))
     assert str(caught.value) == (
-        "reward 'self_retrieval': self_retrieval wants 8 hard and 8 random negatives but there "
-        "are only 9 training images: lower hard and random"
+        "reward 'self_retrieval': 9 training images are too few to retrieve one among 16 others: "
+        "give 16 to train on, or leave this reward out (rewards.self_retrieval=null)"
     )
 
     class Broken:
@@ -207,6 +207,24 @@ def test_a_refusal_of_our_own_rewards_is_a_sentence_and_a_bug_names_its_line(tmp
     adapter = RewardFunctions([Reward("mine", 1.0, Broken())], lambda n: None, None, [EOS], 2)
     with pytest.raises(RewardError, match=r"'mine': KeyError: 'oops' \(.*test_scoring.py:\d+\)"):
         adapter.prepare(Bank(["a"], [None], one, tmp_path))
+
+
+def test_a_sentence_that_a_reward_returns_from_prepare_is_a_warning(tmp_path):
+    class Fitted:
+        def __init__(self, remark):
+            self.remark = remark
+
+        def prepare(self, bank):
+            return self.remark
+
+        def __call__(self, batch):
+            return [0.0] * len(batch.captions)
+
+    sentences = []
+    rewards = [Reward(f"r{n}", 1.0, Fitted(r)) for n, r in enumerate(("fewer", None, 7))]
+    adapter = RewardFunctions(rewards, lambda n: None, None, [EOS], 2, warn=sentences.append)
+    adapter.prepare(Bank(["a"], [None], adapter.batch(["a"], [None], ["c"], [[EOS]]), tmp_path))
+    assert sentences == ["reward 'r0': fewer"]
 
 
 def test_what_was_measured_is_named_by_reward():

@@ -70,8 +70,8 @@ class RewardFunctions:
         *,
         warn: Callable[[str], object] = lambda sentence: None,
     ) -> None:
-        """eos_ids: tokens that end a caption; prompt: of every image; warn: takes each sentence on
-        a reward that is only noise."""
+        """eos_ids: tokens that end a caption; prompt: of every image; warn: takes each sentence of
+        a reward that prepared itself, and on one that is only noise."""
         self.rewards, self.encoders, self.policy = list(rewards), encoders, policy
         self.eos_ids, self.num_generations = set(eos_ids), num_generations
         self.prompt, self.warn = prompt, warn
@@ -85,15 +85,17 @@ class RewardFunctions:
         self._loop: asyncio.Runner | None = None
 
     def prepare(self, bank: Bank) -> None:
-        """Let every reward that wants to prepare itself do so, before training."""
+        """Let every reward that wants to prepare itself do so; what it returns is a warning."""
         for reward in self.rewards:
             if hasattr(reward.score, "prepare"):
                 try:
-                    reward.score.prepare(bank)
+                    remark = reward.score.prepare(bank)
                 except ImageError:
                     raise
                 except Exception as error:
                     raise RewardError(f"reward {reward.name!r}: {reason(error)}") from error
+                if isinstance(remark, str):
+                    self.warn(f"reward {reward.name!r}: {remark}")
 
     def save(self, folder: Path) -> None:
         """Let every reward that has learnt something write it to this folder."""

@@ -45,7 +45,9 @@ def score(run: Run, path: Path, caption: str) -> None:
     rewards, console = assemble.make_rewards(run), Console()
     with console.status("preparing the rewards as for training"):
         images, _, _ = image_sets(run, console)
-        components = assemble.load_components(run, rewards, report=console.print)
+        components = assemble.load_components(
+            run, rewards, report=console.print, warn=console.print
+        )
         assemble.prepare_rewards(run, components, images)
     tokenizer = components.processor.tokenizer
     ids = [*tokenizer(caption, add_special_tokens=False).input_ids, tokenizer.eos_token_id]

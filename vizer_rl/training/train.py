@@ -61,7 +61,7 @@ def audit_run(run: Run) -> str:
     console = Console() if Console().is_terminal else Console(width=100)
     rewards, (images, _, _) = assemble.make_rewards(run), image_sets(run, console)
     args = assemble.make_arguments(run, "off", len(images.ids))
-    _, parts = assemble.load_parts(run, args, rewards, images, console.print, str)
+    _, parts = assemble.load_parts(run, args, rewards, images, console.print, console.print)
     result = audit.audit(parts)
     show(console, result)
     console.print(f"\nWorst examples and all numbers: {audit.save(result, parts)}", soft_wrap=True)
