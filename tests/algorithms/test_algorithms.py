@@ -166,6 +166,7 @@ def test_captions_are_read_only_where_two_keys_say_so_and_the_run_says_it(
     assert "CAPTIONS ARE READ: 80" in capsys.readouterr().out
     about = json.loads((directory / "environment.json").read_text())
     assert about["captions_read"] == str(file)
+    assert list(about["scorer_licences"]) == ["embedded:a", "embedded:b"]
 
 
 def test_a_collapsed_mapper_is_refused_and_no_caption_was_read(command, capsys, monkeypatch, quick):

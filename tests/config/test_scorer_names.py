@@ -1,4 +1,4 @@
-"""Names of scorers: refused exactly where open_clip would build another activation than trained."""
+"""Names of scorers: their licence, and refused where open_clip builds the wrong activation."""
 
 import warnings
 
@@ -6,6 +6,8 @@ import open_clip
 import pytest
 import yaml
 
+from vizer_rl.config.licences import LICENCES, UNKNOWN, scorer_licence, scorer_licences
+from vizer_rl.config.schema import Policy, Run, Scorer
 from vizer_rl.config.validate_files import scorer_problems
 
 from ..conftest import REPO
@@ -51,3 +53,45 @@ def test_the_scorers_of_the_run_files_are_allowed(path):
     for profile in yaml.safe_load(path.read_text())["profiles"].values():
         for scorer in profile["scorer"].values():
             assert not list(scorer_problems(scorer))
+            assert scorer_licence(scorer) != UNKNOWN
+            readme = (REPO / "README.md").read_text().split("Licences of the scorers: ")[1]
+            assert f"`{scorer}`" in readme.split("environment.json")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("embedded:a", "Apache-2.0, as this project"),
+        ("ViT-L-14-quickgelu/dfn2b", "apple-amlr (research only)"),
+        ("ViT-H-14/laion2b_s32b_b79k", "MIT"),
+        ("ViT-L-14/datacomp_xl_s13b_b90k", "MIT"),
+        ("ViT-L-14-CLIPA/datacomp1b", UNKNOWN),
+        ("MobileCLIP2-S0/dfndr2b", UNKNOWN),
+        ("local-dir:models/webli", UNKNOWN),
+    ],
+)
+def test_a_licence_is_by_the_tag_and_unknown_where_it_is_not_certain(name, licence):
+    assert scorer_licence(name) == licence
+
+
+def test_every_tag_of_the_table_is_one_of_open_clips():
+    assert all(any(tag.startswith(start) for _, tag in TAGS) for start in LICENCES)
+
+
+def test_the_licences_of_a_run_are_of_its_scorers_and_its_rewards_encoders():
+    retrieval = {"encoder": "ViT-H-14-quickgelu/dfn5b", "neighbours": "policy"}
+    run = Run(
+        family="smolvlm",
+        profile="scenes",
+        name="mine",
+        policy=Policy(model="embedded"),
+        scorer=Scorer(train="embedded:a", heldout="ViT-B-16-SigLIP/webli"),
+        rewards={"self_retrieval": retrieval, "mine": {"encoder": 3, "neighbours": "a/b"}},
+        train={},
+    )
+    assert scorer_licences(run) == {
+        "embedded:a": "Apache-2.0, as this project",
+        "ViT-B-16-SigLIP/webli": "Apache-2.0",
+        "ViT-H-14-quickgelu/dfn5b": "apple-amlr (research only)",
+        "a/b": UNKNOWN,
+    }

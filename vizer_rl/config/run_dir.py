@@ -14,6 +14,7 @@ import torch
 
 from ..data.sources import ImageFolder
 from ..errors import UserError, path_not_found
+from .licences import scorer_licences
 from .overrides import read_yaml
 from .schema import Run, raise_problems, type_problems
 
@@ -59,6 +60,7 @@ def write_run_dir(run: Run, directory: Path, images: ImageFolder, heldout: Image
         **{name: version(name) for name in names},
         "train_images": len(images.ids),
         "heldout_images": len(heldout.ids),
+        "scorer_licences": scorer_licences(run),
         "captions_read": run.mapper.captions,  # null: no caption file was read
     }
     (directory / "environment.json").write_text(json.dumps(environment, indent=1))
