@@ -17,6 +17,7 @@ from vizer_rl.policy.families import FAMILIES
 from vizer_rl.training import train
 
 from ..conftest import REPO, TINY
+from ..training.test_metrics_page import check_page
 
 LOGGED = {
     "ppo": {"value_loss", "explained_variance", "approx_kl", "clipfrac", "ratio", "returns"},
@@ -42,7 +43,8 @@ def steps(directory):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"grpo"}))
 def test_two_steps_move_the_adapter_and_nothing_else(algorithm, family, command, spied):
-    directory = command(family, f"{algorithm}-{family}", f"algorithm={algorithm}")
+    more = ["train.beta_target=1.0"] if algorithm == "ppo" else []
+    directory = command(family, f"{algorithm}-{family}", f"algorithm={algorithm}", *more)
     adapters = [n for n, (_, _, learns) in spied.items() if learns]
     assert adapters
     assert all("lora_" in n and "vision" not in n and "visual" not in n for n in adapters)
@@ -52,6 +54,7 @@ def test_two_steps_move_the_adapter_and_nothing_else(algorithm, family, command,
     assert [s["step"] for s in result] == [1, 2]
     assert LOGGED[algorithm] | {"reward", "reward/length", "entropy", "kl"} <= set(result[0])
     assert (directory / "eval.json").exists()
+    check_page(directory, algorithm)
 
 
 def test_the_value_head_is_saved_resumed_and_not_exported(command, monkeypatch, quick):

@@ -19,7 +19,7 @@ def test_next_steps_name_the_run_and_open_wandb(tmp_path, capsys):
     assert "wandb sync" not in online
     offline = printed(mode="offline", url=None, dir="runs/my run")
     assert "wandb sync 'runs/my run'" in offline
-    assert ".venv/bin/vizer-rl caption --run mine photo.jpg" in offline
+    assert ".venv/bin/vizer-rl caption photo.jpg --run mine" in offline
     assert "make train-smolvlm PROFILE=full IMAGES=~/photos NAME=photos" in offline
     (directory / "wandb.json").unlink()
     print_next_steps(directory, "smolvlm")

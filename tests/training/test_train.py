@@ -15,6 +15,7 @@ from vizer_rl.policy import captioner, load
 from vizer_rl.policy.families import FAMILIES
 
 from ..conftest import REPO, TINY
+from .test_metrics_page import check_page
 
 EVAL = {
     "fact_f1",
@@ -59,6 +60,7 @@ def test_two_steps_move_the_adapter_and_nothing_else(family, command, spied):
     assert all({"image_id", "base", "trained", "truth"} <= set(r) for r in rows)
     again = load_run(directory / "config.yaml", [])
     assert again.name == f"two-{family}"
+    check_page(directory, "grpo")
     assert (directory / "adapter" / "adapter_model.safetensors").exists()
 
 

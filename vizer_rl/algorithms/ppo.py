@@ -48,10 +48,17 @@ class PPO(GRPO):
     beta: float
 
     def __init__(
-        self, model: Any, processor: Any, lora: Any, reward_functions: Any, args: Any, *more: Any
+        self,
+        model: Any,
+        processor: Any,
+        lora: Any,
+        reward_functions: Any,
+        args: Any,
+        *more: Any,
+        **kwargs: Any,
     ) -> None:
-        """As GRPO's."""
-        super().__init__(model, processor, lora, reward_functions, args, *more)
+        """As GRPO's, whose `vision_cache` and `alignment` may be named here too."""
+        super().__init__(model, processor, lora, reward_functions, args, *more, **kwargs)
         trunk = lora if args.value_trunk == "adapter" else None
         self.critic = Critic(self.model, trunk, args.value_learning_rate, args.max_grad_norm)
         self.moments = adv.Moments(len(self.reward_funcs))

@@ -34,10 +34,12 @@ def caption(
     temperature: float = 0.0,
     batch_size: int = 64,
     vision_cache: VisionCache | None = None,
+    sharded: bool = False,
 ) -> list[Caption]:
     """One caption for each image; temperature 0 is greedy. Special tokens are never sampled.
 
-    With a `vision_cache` an image that is in the cache is not encoded again.
+    With a `vision_cache` an image that is in the cache is not encoded again; sharded: weights are
+    spread over devices.
     """
     text = chat_text(processor, messages(prompt))
     end, completions = set(eos_ids(model, processor)), list[list[int]]()
@@ -54,7 +56,8 @@ def caption(
         batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
         texts = [text] * len(batch)
         if vision_cache is not None:
-            prompts, static = vision_cache.prompts(batch, texts), vision_cache.cuda
+            prompts = vision_cache.prompts(batch, texts, sharded=sharded)
+            static = vision_cache.cuda
             sampled = sample(model, prompts, range(len(batch)), static_shapes=static, **generation)
             completions += sampled.ids
             continue

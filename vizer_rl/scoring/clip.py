@@ -78,7 +78,7 @@ class OpenClip:
         """Take features from the store, by pixels and weights; encode and add what it lacks."""
         assert self.store is not None
         hashes = {i: image_hash(images[row]) for i, row in rows.items()}
-        key = weights_hash(self.model, str(self.preprocess), str(self.dtype))
+        key = weights_hash(self.model.named_parameters(), str(self.preprocess), str(self.dtype))
         path = self.store / f"clip-{key}.safetensors"
         stored = load_file(path) if path.exists() else {}
         self._features |= {i: stored[h].to(self.device) for i, h in hashes.items() if h in stored}

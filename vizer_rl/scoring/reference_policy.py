@@ -230,7 +230,8 @@ def answers_questions(source: str, processor: Any) -> bool:
 
 
 def content_key(model: Any, processor: Any) -> str:
-    """16 hexadecimal digits, others for other weights and ways to read images and prompts."""
+    """16 hexadecimal digits, others for other weights (but LoRA's) and processor settings."""
     images = processor.image_processor.to_dict()
     settings = json.dumps([processor.chat_template, images], sort_keys=True, default=str)
-    return weights_hash(model, settings)
+    base = (item for item in model.named_parameters() if "lora_" not in item[0])
+    return weights_hash(base, settings)

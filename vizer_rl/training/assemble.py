@@ -42,7 +42,7 @@ Report = Callable[[str], object]  # what prints a sentence
 
 @dataclass(frozen=True)
 class Components:
-    """What is loaded of a run: the policy without its adapter, what scores it, the prepared bank.
+    """What is loaded of a run: the policy without its adapter, and what scores its captions.
 
     vision_cache: None where a group does not share its prompt.
     """
@@ -91,7 +91,11 @@ def make_arguments(run: Run, wandb_mode: str, images: int) -> Any:
 
 
 def load_components(
-    run: Run, rewards: list[Reward], args: Any = None, report: Report = str, warn: Report = str
+    run: Run,
+    rewards: list[Reward],
+    args: Any = None,
+    report: Report = lambda sentence: None,
+    warn: Report = lambda sentence: None,
 ) -> Components:
     """Load policy and encoders; args: TRL's config, where the run is to train."""
     transformers_logging.set_verbosity_error()
@@ -236,5 +240,6 @@ def make_monitor(
         adapter,
         components.vision_cache,
         trainer.log_metric,
+        trainer.sharded,
         best_score(adapter) if resume else float("-inf"),
     )

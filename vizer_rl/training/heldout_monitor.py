@@ -38,14 +38,15 @@ class HeldoutMonitor(TrainerCallback):
         adapter: Path,
         vision_cache: VisionCache | None,
         log_metric: Callable[[str, float], None],
+        sharded: bool = False,
         best: float = float("-inf"),
     ) -> None:
-        """best: the score that an adapter must beat, as of the run that is resumed."""
+        """sharded: weights are spread over devices; best: the score that an adapter must beat."""
         self.ids, self.images, self.prompt = list(ids), images, prompt
         self.max_new_tokens, self.encoder = max_new_tokens, encoder
         self.processor, self.interval, self.adapter = processor, interval, adapter
         self.keep, self.vision_cache, self.log_metric = keep, vision_cache, log_metric
-        self.best = best
+        self.sharded, self.best = sharded, best
 
     def evaluate(self, model: Any) -> float:
         """Score the model as it is now; keep its adapter if none was better, or if `keep` is last.
@@ -63,6 +64,7 @@ class HeldoutMonitor(TrainerCallback):
                 self.prompt,
                 max_new_tokens=self.max_new_tokens,
                 vision_cache=self.vision_cache,
+                sharded=self.sharded,
             )
         ]
         model.train(training)

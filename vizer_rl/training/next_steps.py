@@ -14,7 +14,7 @@ def print_next_steps(run_directory: Path, family: str) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     name, make = shlex.quote(run_directory.name), f"make train-{family}"
     steps = [
-        ("caption a photo", f".venv/bin/vizer-rl caption --run {name} photo.jpg"),
+        ("caption a photo", f".venv/bin/vizer-rl caption photo.jpg --run {name}"),
         (
             "a reward of your own, in rewards/my_reward.py",
             f'{make} NAME=mine ARGS="rewards.my_reward.weight=1.0"',

@@ -27,7 +27,7 @@ def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
     wandb_mode = tracking.wandb_mode(run.tracking.wandb)
     args = assemble.make_arguments(run, wandb_mode, len(images.ids))
     first = args.process_index == 0  # of several devices: the one that writes
-    warn = console.print if first else str
+    warn = console.print if first else lambda sentence: None
     components, parts = assemble.load_parts(run, args, rewards, images, console.print, warn)
     if first:
         if overwrite and directory.exists():

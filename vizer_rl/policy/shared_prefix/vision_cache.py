@@ -24,6 +24,7 @@ from rewards.lib.images import image_hash
 
 from ..families import FAMILIES, Family
 from ..vision import ImageInputs, encode_images, process_images, tower_inputs
+from ..weights_hash import weights_hash
 from .packing import Prompt, unwrapped
 
 MEMORY = 4 * 2**30  # bytes of host memory: 1,000 images of 1,024 tokens, width 2,048, in bfloat16
@@ -113,11 +114,8 @@ class VisionCache:
         parameters = self._parameters() if frozen else []
         state = tuple((id(p), p.data_ptr(), p._version) for p in parameters)
         if self._weights[0] != state:  # all weights are hashed again only where one was touched
-            digest = blake2b(digest_size=16)
-            for p in parameters:
-                digest.update(f"{p.dtype}{tuple(p.shape)}".encode())
-                digest.update(p.detach().contiguous().view(torch.uint8).cpu().numpy().data)
-            self._weights = (state, digest.hexdigest())
+            named = ((str(index), p) for index, p in enumerate(parameters))
+            self._weights = (state, weights_hash(named))
         processors = [self.processor.image_processor.to_dict(), self.processor.to_dict()]
         return f"{self._weights[1]}{json.dumps(processors, sort_keys=True, default=str)}{frozen}"
 
@@ -209,7 +207,7 @@ def build_vision_cache(
     cuda: str = "auto",
     vision_cache: str | None = None,
     args: Any = None,
-    report: Callable[[str], Any] = str,
+    report: Callable[[str], object] = lambda sentence: None,
 ) -> VisionCache | None:
     """What lets a group share its prompt; None, the reason given to `report`, where it cannot.
 
