@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 
 from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
 from rewards.lib.chunks import Chunked
+from rewards.lib.negatives import fit_negatives
 
 RATE = 0.95
-MIN_IMAGES = 16  # a bank of fewer, and of fewer than the negatives, is refused
 
 
 class SelfRetrieval:
@@ -55,7 +55,8 @@ class SelfRetrieval:
 
     def prepare(self, bank: Bank) -> str | None:
         """Encode the bank, choose the scale; a sentence where it holds fewer negatives than set."""
-        self.num_hard, self.num_random = self._num_negatives(len(bank.image_ids))
+        counts, sentence = fit_negatives(self.hard, self.random, len(bank.image_ids))
+        self.num_hard, self.num_random = counts
         self.ids = bank.image_ids
         self.bank = bank.sample.encoders(self.encoder).image_features(self.ids, bank.images)
         features = self._picker_features(bank.sample, self.ids, bank.images)
@@ -70,24 +71,7 @@ class SelfRetrieval:
         reached = [k for k, p in enumerate(probabilities) if p >= self.base_probability]
         best = reached[0] if reached else probabilities.index(max(probabilities))
         self.scale, self.base = scales[best], probabilities[best]
-        if (self.num_hard, self.num_random) == (self.hard, self.random):
-            return None
-        return (
-            f"{self.num_hard} hard and {self.num_random} random negatives instead of {self.hard} "
-            f"and {self.random}, for there are only {len(self.ids)} training images"
-        )
-
-    def _num_negatives(self, images: int) -> tuple[int, int]:
-        """Hard and random negatives that a bank of so many images can give; else ValueError."""
-        if images > (total := self.hard + self.random):
-            return self.hard, self.random
-        if images < MIN_IMAGES:
-            raise ValueError(
-                f"{images} training images are too few to retrieve one among {total} others: give "
-                f"{MIN_IMAGES} to train on, or leave this reward out (rewards.self_retrieval=null)"
-            )
-        num_hard = round((images - 1) * self.hard / total)
-        return num_hard, images - 1 - num_hard
+        return sentence
 
     def _picker_features(
         self, batch: CaptionBatch, ids: Sequence[str], images: Sequence[Image]
