@@ -1,5 +1,5 @@
 # Entry points: `make` lists targets and variables. Works with GNU make 3.81, which macOS ships.
-.PHONY: help train-smolvlm train-qwen2vl scenes-assets test test-slow check bench setup
+.PHONY: help train-smolvlm train-qwen2vl scenes-assets test test-slow test-faults check bench setup
 .DEFAULT_GOAL := help
 
 #: IMAGES=   a folder of images                   (data.images; default: the scenes that ship)
@@ -7,6 +7,7 @@
 #: PROFILE=  auto, scenes or full                 (profile; auto is full where there is CUDA)
 #: NAME=     the run is runs/NAME                 (name; unset: the run file's, overwritten each time)
 #: SEED=     random seed, from 0                  (seed)
+#: SWEEP=    lr: 100 steps at a third, the whole and three times the rate (train --sweep; resumes)
 #: ARGS=     any other settings: ARGS="train.max_steps=20 policy.lora.r=8"
 #: FLAGS=    flags of vizer-rl: FLAGS=--resume
 #: CASES=    make bench: embedded, shaped, scaling, real or one case (default: all that can run here)
@@ -23,8 +24,10 @@ OVERRIDES = $(call setting,data.images,$(IMAGES))$(call setting,policy.model,$(M
 )$(call setting,profile,$(PROFILE))$(call setting,name,$(NAME))$(\
 )$(call setting,seed,$(SEED))$(ARGS)
 # A named run is never overwritten by default. Without NAME the run has the run file's own name and
-# is a demo, which is overwritten so that `make train-smolvlm` works twice in a row.
-RUN_FLAGS = $(if $(NAME)$(filter name=%,$(ARGS))$(FLAGS),$(FLAGS),--overwrite)
+# is a demo, which is overwritten so that `make train-smolvlm` works twice in a row, but not where it
+# was stopped on its way. A sweep goes on where it was stopped.
+NAMED = $(strip $(NAME)$(SWEEP)$(filter name=%,$(ARGS))$(FLAGS))
+RUN_FLAGS = $(if $(SWEEP),--sweep $(call quote,$(SWEEP)) )$(if $(NAMED),$(FLAGS),--overwrite-finished)
 OFFLINE = HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
 help: ## list targets and variables
@@ -38,11 +41,15 @@ train-smolvlm: setup ## train SmolVLM to caption your images without labels
 train-qwen2vl: setup ## the same for Qwen2-VL
 	.venv/bin/vizer-rl train experiments/qwen2vl.yaml $(OVERRIDES) $(RUN_FLAGS)
 
-test: setup ## fast tests, offline, on the CPU
-	$(OFFLINE) .venv/bin/python -m pytest -q $(ARGS)
+test: setup ## fast tests, offline, on two CPU cores
+	$(OFFLINE) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## slow tests, minutes each
 	$(OFFLINE) .venv/bin/python -m pytest -q -m slow $(ARGS)
+
+test-faults: setup ## kill runs at twenty random moments, resume, compare; hostile images
+	$(OFFLINE) .venv/bin/python -m pytest -q -s -m "slow or not slow" -k "kill or signal or hostile" \
+		tests/training/test_kills.py tests/data/test_hostile_images.py $(ARGS)
 
 check: setup ## lint, format check and types (ruff, mypy)
 	.venv/bin/python -m ruff check .

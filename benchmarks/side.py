@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Case:
     """A benchmark: `make` gives model, processor and the images' side in pixels.
 
     words: tokens per caption, 0: as the policy ends them; steps: how many are timed, after one;
-    real: a policy of real size with a scorer of the size of ViT-L-14, in bfloat16.
+    real: a policy of real size with a scorer of the size of ViT-L-14, in bfloat16; settings: of
+    the trainer, in place of the benchmark's own.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Case:
     words: int = 24
     steps: int = 3
     real: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def length(batch: Any) -> list[float]:
@@ -69,6 +71,7 @@ class Side:
             "bf16": case.real or torch.cuda.is_available(),
             "gradient_checkpointing": case.real,
             "dataloader_num_workers": 0,
+            **case.settings,
         }
         if case.words:
             settings["generation_kwargs"] = {"min_new_tokens": case.words}
@@ -81,8 +84,7 @@ class Side:
             scorer = OpenClip("ViT-L-14/", load.device())  # no tag: random weights
             reward = Reward("clip_similarity", 1.0, rewards.make("clip_similarity", {}))
         scoring = RewardFunctions([reward], lambda _: scorer, None, eos, case.group)  # type: ignore[arg-type, return-value]
-        rank = 32 if case.real else 16
-        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=FAMILIES[case.family].lora)
+        lora = lora_config(case)
         dataset = Dataset.from_dict({"prompt": ["rows are handed over"] * case.group})
         torch.manual_seed(1)
         if ours:
@@ -157,6 +159,12 @@ class Side:
         gradient = torch.cat(grads)
         self.optimizer.zero_grad()
         return completions, gradient
+
+
+def lora_config(case: Case) -> LoraConfig:
+    """The adapter of a case."""
+    rank = 32 if case.real else 16
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=FAMILIES[case.family].lora)
 
 
 def _wait() -> None:

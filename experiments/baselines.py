@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model
+from rich.console import Console
 from transformers import set_seed
 
+from rewards.lib.chunks import caption_cosines
 from vizer_rl.algorithms import advantages as adv
 from vizer_rl.config import run_dir
 from vizer_rl.config.schema import Run
@@ -21,8 +23,10 @@ from vizer_rl.data.sources import ImageFolder
 from vizer_rl.evaluation import evaluate
 from vizer_rl.evaluation.before_after import Pair, summary
 from vizer_rl.policy import captioner, load
+from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.hidden_states import caption_tokens, token_states
-from vizer_rl.scoring.aggregation import weighted_sum
+from vizer_rl.policy.lora import lora_config
+from vizer_rl.scoring.aggregation import rank_failed, through_gates, weighted_sum
 from vizer_rl.scoring.clip import OpenClip
 from vizer_rl.training import assemble, splits
 
@@ -40,14 +44,15 @@ PROMPT_IMAGES = 128  # training images on which prompts are compared
 class BasePolicy:
     """A run's base policy with its rewards prepared, and the images."""
 
-    def __init__(self, run: Run, console: object) -> None:
+    def __init__(self, run: Run, console: Console) -> None:
         self.run = run
         self.images, _, self.heldout = splits.image_sets(run, console)
         components = assemble.load_components(run, assemble.make_rewards(run))
         self.model, self.processor = components.model, components.processor
         self.vision_cache, self.scoring = components.vision_cache, components.reward_functions
         set_seed(run.seed)
-        assemble.prepare_rewards(run, components, self.images)
+        assemble.prepare_rewards(run, components, self.images, console.print)
+        self.key = components.reference.key
 
     def captions(self, folder: ImageFolder, count: int, prompt: str = "") -> list[list]:
         """`count` captions of each image: greedy if it is one, else sampled at temperature 1."""
@@ -82,12 +87,15 @@ class BasePolicy:
         return torch.cat(chunks)
 
     def scores(self, rewards: torch.Tensor) -> torch.Tensor:
-        """(N, n): the weighted sum of rewards (N, n, K), each standardised over all captions."""
-        flat = rewards.flatten(0, 1)
+        """(N, n): the weighted sum of rewards (N, n, K), each standardised over all captions.
+
+        A caption that fails a gate has the last rank among those of its image."""
+        weights = torch.tensor([r.weight for r in self.scoring.rewards])
+        flat, penalty = through_gates(rewards.flatten(0, 1), weights, self.scoring.gates_K)
         moments = adv.Moments(flat.shape[1])
         moments.update(flat)
-        weights = torch.tensor([r.weight for r in self.scoring.rewards])
-        return weighted_sum(moments.standardise(flat), weights).view(rewards.shape[:2])
+        scores = weighted_sum(moments.standardise(flat), weights)
+        return rank_failed(scores, penalty, rewards.shape[1]).view(rewards.shape[:2])
 
     def best(self, folder: ImageFolder, captions: list[list], n: int) -> list:
         """The best of the first n captions of each image, by the rewards."""
@@ -95,16 +103,22 @@ class BasePolicy:
         best = self.scores(self.rewards(folder, groups)).nan_to_num(-math.inf).argmax(1).tolist()
         return [candidates[k] for candidates, k in zip(groups, best, strict=True)]
 
+    def begin(self, directory: Path) -> None:
+        """What a run directory begins with."""
+        images = self.images, self.heldout
+        environment = run_dir.describe_environment(self.run, *images, self.key)
+        run_dir.write_run_dir(self.run, directory, *images, environment)
+
     def write(self, directory: Path, captions: Sequence[str]) -> None:
         """eval.json and captions.jsonl of captions of the held-out images, without a training."""
         base = [c[0].text for c in self.captions(self.heldout, 1)]
         ids = self.heldout.ids
         clip = OpenClip(self.run.scorer.heldout, load.device())
-        images = clip.image_features(ids, lazy.LazyImages(self.heldout.load, ids))
-        cosines = [(images * clip.text_features(c)).sum(-1).tolist() for c in (base, captions)]
+        images = lazy.LazyImages(self.heldout.load, ids)
+        cosines = [caption_cosines(clip, ids, images, c).tolist() for c in (base, captions)]
         pairs = [*map(Pair, ids, base, captions, *cosines)]
         truth = json.loads(truth_of(self.heldout.root).read_text())
-        run_dir.write_run_dir(self.run, directory, self.images, self.heldout)
+        self.begin(directory)
         (directory / "eval.json").write_text(json.dumps(summary(pairs, [truth[i] for i in ids])))
         rows = [{"image_id": p.image_id, "base": p.base, "trained": p.trained} for p in pairs]
         (directory / "captions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -154,7 +168,9 @@ def oracle(policy: BasePolicy, directory: Path) -> int:
     """Supervised on the true captions of all training scenes: what no label-free method has."""
     truth = json.loads(truth_of(policy.images.root).read_text())
     tokens = {
-        i: caption_tokens(policy.processor, policy.run.data.prompt, truth[i]["caption"])
+        i: caption_tokens(
+            policy.model, policy.processor, policy.run.data.prompt, truth[i]["caption"]
+        )
         for i in policy.images.ids
     }
     supervised(policy, directory, tokens)
@@ -173,7 +189,8 @@ def supervised(policy: BasePolicy, directory: Path, completions: dict[str, list[
     Same batch, learning rate and schedule; the adapter after the last update is kept.
     """
     settings, ids = policy.run.train, list(completions)
-    model = get_peft_model(policy.model, assemble.lora_config(policy.run)).train()
+    lora = lora_config(FAMILIES[policy.run.family].lora, **policy.run.policy.lora.model_dump())
+    model = get_peft_model(policy.model, lora).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings["learning_rate"], weight_decay=0.0)
     steps, warmup = settings["max_steps"], max(1, settings.get("warmup_steps", 0))
@@ -189,7 +206,7 @@ def supervised(policy: BasePolicy, directory: Path, completions: dict[str, list[
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    run_dir.write_run_dir(policy.run, directory, policy.images, policy.heldout)
+    policy.begin(directory)
     model.save_pretrained(str(directory / "adapter"))
     evaluate.evaluate(directory)
 

@@ -25,7 +25,6 @@ class RemoteReward:
     """The score of image and caption by a scorer at `url`."""
 
     range = (0.0, 1.0)
-    floor = 0.0
     reads = ("image", "text")
 
     def __init__(

@@ -8,11 +8,11 @@ does an async one. rewards/README.md has it all on one page, with an example.
 What a class may declare, and what holds where it does not:
 
     range = (low, high)        lowest and highest score; (-inf, inf)
-    floor = 0.0                score of a truncated caption or one that the gate refuses; 0.0
     reads = ("image", "text")  its inputs among "image", "text", "policy"; none declared
     groups = False             True: it can only score whole groups
     content = True             False for a guard of the language: the gate does not change it
-    gates = False              True: a caption it scores below 0 gets every content reward's floor
+    gates = False              True: no content reward judges a caption it scores below 0, which
+                               ranks below all others of its group
     step                       differences below it are noise
     prepare(bank)              called before training, for instance to calibrate on the bank; may
                                return a sentence for the user: what it does otherwise than set

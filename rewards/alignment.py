@@ -26,7 +26,6 @@ class Alignment:
     """Cosine of the mapped caption states with the frozen policy's own vision features."""
 
     range = (-1.0, 1.0)
-    floor = -1.0
     reads = ("image", "text", "policy")
 
     def __init__(

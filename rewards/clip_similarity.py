@@ -1,8 +1,8 @@
 """Cosine between image and caption under a frozen CLIP (CLIPScore without its rescaling).
 
-Hessel et al. 2021, arXiv 2104.08718. A caption past the encoder's context is scored sentence by
-sentence, for what lies beyond is a free zone for inventions; the log tells how many captions had a
-sentence that was cut even so. Cost: one text encoding per caption or sentence, images once per run.
+Hessel et al. 2021, arXiv 2104.08718. Captions are scored sentence by sentence, for what lies beyond
+the encoder's context is a free zone for inventions; the log tells how many captions had a sentence
+that was cut even so. Cost: one text encoding per sentence, images once per run.
 Alone it is hacked by repetition and noun stuffing: keep it beside self_retrieval and the guards.
 """
 
@@ -18,7 +18,6 @@ class ClipSimilarity:
     """How well caption and image agree: cosine under the run's training scorer."""
 
     range = (-1.0, 1.0)
-    floor = 0.0
     reads = ("image", "text")
 
     def __init__(self, *, encoder: str | None = None, step: float = 0.005) -> None:
@@ -31,12 +30,12 @@ class ClipSimilarity:
         clip = batch.encoders(self.encoder)
         images = clip.image_features(batch.image_ids, batch.images)
         captions = Chunked(clip, batch.captions)
-        self._cut, self._scored = self._cut + captions.cut, self._scored + len(batch.captions)
+        self._cut, self._scored = self._cut + captions.cut(), self._scored + len(batch.captions)
         cosine = (images * captions.vectors).sum(-1)
         return ((cosine / self.step).round() * self.step).tolist()
 
     def parts(self, batch: CaptionBatch) -> Parts:
-        """Each caption's sentences, or the caption where it fits, with their cosines."""
+        """Each caption's sentences with their cosines."""
         clip = batch.encoders(self.encoder)
         images = clip.image_features(batch.image_ids, batch.images)
         captions = Chunked(clip, batch.captions)

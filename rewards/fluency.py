@@ -23,7 +23,6 @@ class Fluency:
     """Zero for captions as likely as the base's, falling to -1 for those that are no language."""
 
     range = (-1.0, 0.0)
-    floor = -1.0
     reads = ("text", "policy")
     content = False
 

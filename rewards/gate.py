@@ -1,9 +1,10 @@
 """Hard conditions on a caption: 0 where all hold, -1 where one fails.
 
-A caption that fails gets the floor of every content reward of the run, whatever this one weighs,
-so that nothing it says can pay for how it says it: empty, not come to its end, saying itself again,
-repeating the prompt, or with remains of markup and of the web (special tokens, links, hash tags,
-the placeholder names of cleaned alt text such as <PERSON>).
+A caption that fails is judged by no content reward and ranks below all others of its image, by
+`weight` times the standard deviation of their advantages, so that nothing it says can pay for how
+it says it: empty, not come to its end, saying itself again, repeating the prompt, or with remains
+of markup and of the web (special tokens, links, hash tags, the placeholder names of cleaned alt
+text such as <PERSON>).
 Repetition is a phrase said twice running ("a cat a cat"; a single word: three times), or a share of
 `phrase`-grams that were said before. True captions repeat small phrases ("a small red circle and a
 small red square"): at the defaults every true caption of 2000 scenes passes. Cost: none.
@@ -29,7 +30,6 @@ class Gate:
     """-1 for a caption that is empty, endless, repetitive, an echo or full of markup."""
 
     range = (-1.0, 0.0)
-    floor = -1.0
     reads = ("text",)
     content = False
     gates = True

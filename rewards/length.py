@@ -11,7 +11,6 @@ class Length:
     """Zero from `shortest` to `longest` words, falling linearly to -1 at none or twice as many."""
 
     range = (-1.0, 0.0)
-    floor = -1.0
     reads = ("text",)
     content = False
 

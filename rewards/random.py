@@ -13,7 +13,6 @@ class Random:
     """A number in [0, 1) drawn from image id and caption: the same pair, the same number."""
 
     range = (0.0, 1.0)
-    floor = 0.0
     reads = ("image", "text")
 
     def __call__(self, batch: CaptionBatch) -> Scores:

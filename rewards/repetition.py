@@ -16,7 +16,6 @@ class Repetition:
     """Minus the share of n-grams and neighbouring words that are repeated."""
 
     range = (-1.0, 0.0)
-    floor = -1.0
     reads = ("text",)
     content = False
 

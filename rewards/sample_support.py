@@ -34,7 +34,6 @@ class SampleSupport:
     """Experimental: share of the content words that the frozen policy's own samples bear out."""
 
     range = (0.0, 1.0)
-    floor = 0.0
     reads = ("image", "text", "policy")
 
     def __init__(self, *, samples: int = 8, min_samples: int = 2) -> None:

@@ -8,7 +8,7 @@ near-duplicates. The scale s is calibrated so that the frozen policy's captions 
 with mean probability `base_probability`, or come as near to it as they can: the log has it.
 DiscriTune (Dessì et al. 2023, arXiv 2304.01662) with a bank, calibration and floor. A bank that has
 fewer images than that gives as many negatives as it can, in the same proportion.
-Cost: one text encoding per caption or sentence, a product with the bank. Hack: rare details.
+Cost: one text encoding per sentence, a product with the bank. Hack: rare details.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ ROOMS = [
     "policy",
     "data",
     "assets",
+    "files",
     "errors",
 ]
 PACKAGE = sorted((REPO / "vizer_rl").rglob("*.py"))
@@ -131,7 +132,7 @@ def test_an_upward_import_would_be_noticed(tmp_path, monkeypatch):
 
 def test_every_file_of_the_package_lies_in_a_room():
     loose = {p.name for p in (REPO / "vizer_rl").glob("*.py")}
-    assert loose == {"__init__.py", "__main__.py", "cli.py", "doctor.py", "errors.py"}
+    assert loose == {"__init__.py", "__main__.py", "cli.py", "doctor.py", "errors.py", "files.py"}
     assert {p.parts[len(REPO.parts) + 1] for p in PACKAGE} - loose <= set(ROOMS)
 
 
@@ -202,13 +203,14 @@ GIVEN_FROM_OUTSIDE = {  # attributes of objects of libraries, or of a file's own
     "cli.py": "rewards.epilog audit.epilog args.overrides",  # argparse
     "data/decode.py": "rgb.info",  # Pillow
     "evaluation/metrics/scene_facts/claims.py": "mentions[i].attributes mentions[i].shape",
-    "policy/load.py": "policy.generation_config.eos_token_id processor.chat_template "
-    "processor.image_processor.do_image_splitting",  # transformers
+    "policy/image_tokens.py": "images.size image_processor.do_image_splitting",  # transformers
+    "policy/load.py": "policy.generation_config processor.chat_template",  # transformers
     "policy/lora.py": "model.disable_adapter weight.data",  # PEFT, torch
     "policy/shared_prefix/kv_cache.py": "layer.write_columns",  # a cache's own layers
     "policy/shared_prefix/packing.py": "model.forward",  # transformers
     "scoring/reference_policy.py": "module.training",  # torch
     "scoring/reward_functions.py": "function.__name__",  # TRL reads it
+    "training/checkpoint.py": "control.should_save",  # transformers
     "training/score.py": "column.justify",  # rich
 }
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -37,8 +38,8 @@ def called(monkeypatch):
     """Stands in for training: what it was called with, or what it is to raise."""
     calls = {"raises": None}
 
-    def train(run, *, resume, overwrite):
-        calls.update(run=run, resume=resume, overwrite=overwrite)
+    def train(run, *, resume, overwrite, accept_changes):
+        calls.update(run=run, resume=resume, overwrite=overwrite, changes=accept_changes)
         if calls["raises"]:
             raise calls["raises"]
 
@@ -120,6 +121,8 @@ def test_an_audit_that_fails_exits_with_1_only_if_strict(monkeypatch):
 
 
 def test_train_passes_the_run_and_the_flags_wherever_they_stand(called):
+    assert cli.main(["train", SMOLVLM, "seed=3", "--accept-changes", "name=x"]) == 0
+    assert (called["overwrite"], called["changes"]) == (False, True)
     assert cli.main(["train", SMOLVLM, "seed=3", "--overwrite", "name=x"]) == 0
     assert (called["run"].seed, called["run"].name) == (3, "x")
     assert (called["resume"], called["overwrite"]) == (False, True)
@@ -196,11 +199,17 @@ def test_a_hub_out_of_reach_names_the_two_ways_on(error, called, capsys):
     assert "PROFILE=scenes" in err
 
 
-@pytest.mark.parametrize("bug", [KeyError("x"), OSError(28, "No space left"), ValueError("shape")])
+@pytest.mark.parametrize("bug", [KeyError("x"), OSError(5, "I/O error"), ValueError("shape")])
 def test_a_bug_is_raised(bug, called):
     called["raises"] = bug
     with pytest.raises(type(bug)):
         cli.main(["train", SMOLVLM])
+
+
+def test_a_full_disk_is_a_sentence(called, capsys):
+    called["raises"] = OSError(28, "No space left on device", "runs/x")
+    assert cli.main(["train", SMOLVLM]) == 2
+    assert "the disk takes no more" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_130_and_says_how_to_go_on(called, capsys):
@@ -251,6 +260,19 @@ def test_the_doctor_tells_absent_packages_and_wrong_versions(monkeypatch):
 
     assert doctor.package(Requirement("no-such-thing>=1")).detail == "not installed; wanted: >=1"
     assert doctor.package(Requirement("rich<1")).detail.endswith(" is not in <1")
+
+
+@pytest.mark.parametrize(("size", "fits"), [(64 * 2**20, None), (16 * 2**30, True)])
+def test_the_doctor_tells_whether_workers_fit_into_shared_memory(size, fits, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=size))
+    finding = doctor.shared_memory()
+    assert finding.ok is fits
+    assert "\n" not in finding.detail
+    for remedy in ("--shm-size=8g", "train.dataloader_num_workers=0"):
+        assert (remedy in finding.detail) is (fits is None)
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path / "absent")
+    assert doctor.shared_memory().ok is None
 
 
 def test_the_hub_is_looked_for_no_longer_than_its_time_out(monkeypatch):

@@ -125,10 +125,12 @@ def test_variables_become_settings_of_the_run(model):
 @pytest.mark.parametrize(
     ("given", "flags"),
     [
-        ([], ["--overwrite"]),
+        ([], ["--overwrite-finished"]),
         (["NAME=x"], ["name=x"]),
         (["ARGS=name=x"], ["name=x"]),
         (["FLAGS=--resume"], ["--resume"]),
+        (["SWEEP=lr"], ["--sweep", "lr"]),
+        (["SWEEP=l r", "NAME=x", "FLAGS=--overwrite"], ["name=x", "--sweep", "l r", "--overwrite"]),
     ],
 )
 def test_only_the_unnamed_demo_is_overwritten(given, flags):
@@ -136,7 +138,7 @@ def test_only_the_unnamed_demo_is_overwritten(given, flags):
 
 
 def test_every_other_target_does_its_own_set_up():
-    assert make_n("test")[-4:] == [".venv/bin/python", "-m", "pytest", "-q"]
+    assert make_n("test")[-8:-4] == [".venv/bin/python", "-m", "pytest", "-q"]
     assert make_n("test-slow")[-4:] == ["pytest", "-q", "-m", "slow"]
     assert make_n("check")[-3:] == ["mypy", "vizer_rl", "rewards"]
     assert make_n("scenes-assets") == [".venv/bin/python", "-m", "experiments.embedded.build"]
@@ -151,7 +153,7 @@ def test_help_lists_every_target_and_variable():
     result = subprocess.run(["make"], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True)
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
-    for word in [*phony, "IMAGES=", "MODEL=", "PROFILE=", "NAME=", "SEED=", "ARGS="]:
+    for word in [*phony, "IMAGES=", "MODEL=", "PROFILE=", "NAME=", "SEED=", "SWEEP=", "ARGS="]:
         assert word in result.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shlex
@@ -13,7 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import UserError, nearest_match, path_not_found, user_message
+from .errors import (
+    Interrupted,
+    UserError,
+    masked,
+    nearest_match,
+    path_not_found,
+    printable,
+    user_message,
+)
 
 if TYPE_CHECKING:
     from .config.schema import Run
@@ -43,25 +52,29 @@ class _Version(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 2 for a mistake of the user's, 130 for Ctrl-C."""
+    """Run one command; returns the exit code: 2 for a user's mistake, 130 or 143 for a signal."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parse(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no character stops a terminal of any encoding
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("WANDB_SILENT", "true")  # we print ourselves where the curves are
     # TRL uses names that transformers deprecates: nothing that our users could correct.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return args.command(args) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         command = shlex.join([word for word in words if word not in ("--overwrite", "--resume")])
         resume = f"; go on with: vizer-rl {command} --resume" if words[0] == "train" else ""
         print(f"\nvizer_rl: stopped{resume}", file=sys.stderr)
-        return 130
+        return stop.code if isinstance(stop, Interrupted) else 130
     except Exception as error:  # a mistake of the user's is one line, a bug its traceback
         message = user_message(error)
         if message is None:
             raise
-        print(f"vizer_rl: {message}", file=sys.stderr)
+        lines = "\n".join(map(printable, masked(message).split("\n")))
+        print(f"vizer_rl: {lines}", file=sys.stderr)
         return 2
 
 
@@ -98,20 +111,31 @@ def _parser() -> argparse.ArgumentParser:
     score = add("score", _score, "score one caption on every reward of a run file")
     caption = add("caption", _caption, "caption images before and after training, side by side")
     evaluate = add("evaluate", _evaluate, "evaluate a run on its held-out images again")
-    add("doctor", _doctor, "report what this machine can run, and why not")
+    doctor = add("doctor", _doctor, "report what this machine can run, and why not")
 
     for sub in (train, audit, score):
         sub.add_argument("file", type=Path, metavar="RUN.yaml", help="as experiments/smolvlm.yaml")
+    text = "a run file: what it would download, and what is here of it"
+    doctor.add_argument("file", type=Path, nargs="?", metavar="RUN.yaml", help=text)
     score.add_argument("image", type=Path, metavar="IMAGE")
     score.add_argument("caption", metavar="CAPTION")
-    for sub in (train, audit, score):
+    for sub in (train, audit, score, doctor):
         text = "any settings of the run: train.max_steps=20, …"
         sub.add_argument("overrides", nargs="*", metavar="key=value", help=text)
-    caption.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    text = "image files, folders and 'glob patterns'"
+    caption.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help=text)
     for sub in (caption, evaluate):
         sub.add_argument("--run", required=True, metavar="NAME", help="the run in runs/NAME")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    text = "short runs at three learning rates, and which to take; goes on where it was stopped"
+    train.add_argument("--sweep", choices=("lr",), help=text)
     train.add_argument("--overwrite", action="store_true", help="delete the run directory first")
+    train.add_argument(
+        "--overwrite-finished", action="store_true", help="the same, where the run came to its end"
+    )
+    train.add_argument(
+        "--accept-changes", action="store_true", help="go on though settings or images changed"
+    )
     audit.add_argument("--strict", action="store_true", help="exit with 1 if the verdict is fail")
     audit.epilog = (
         "Writes audit.json and audit.html into runs/NAME where that run is there, else into "
@@ -120,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load_run(args: argparse.Namespace, *flags: bool) -> Run:
+def _load_run(args: argparse.Namespace, *flags: Any) -> Run:
     import torch
 
     from .config.load import load_run
@@ -137,10 +161,18 @@ def _run_directory(name: str) -> Path:
 
 
 def _train(args: argparse.Namespace) -> None:
-    run = _load_run(args, args.resume, args.overwrite)
+    # A sweep goes on by itself and checks the directories of its runs.
+    both = args.resume and args.overwrite
+    overwrite = "finished" if args.overwrite_finished else args.overwrite
+    run = _load_run(args, *(() if args.sweep and not both else (args.resume, overwrite)))
+    if args.sweep:
+        from .training.sweep import sweep
+
+        return sweep(run, overwrite=bool(overwrite))
     from .training.train import train
 
-    train(run, resume=args.resume, overwrite=args.overwrite)
+    changes = args.accept_changes
+    return train(run, resume=args.resume, overwrite=bool(overwrite), accept_changes=changes)
 
 
 def _audit(args: argparse.Namespace) -> int:
@@ -177,10 +209,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluate(directory)
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(args: argparse.Namespace) -> int:
     try:
         from .doctor import doctor
     except ImportError as error:  # even what the doctor itself imports may be broken
         print(f"Not even the doctor can be imported: {error}. Run `make setup`.")
         return 1
-    return doctor()
+    return doctor(_load_run(args) if args.file else None)

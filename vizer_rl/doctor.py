@@ -17,6 +17,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
@@ -24,10 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from .assets import ASSETS, EMBEDDED
+from .errors import user_message
+
+if TYPE_CHECKING:
+    from .config.schema import Run
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "open_clip_torch": "open_clip"}
 HUB_SECONDS = 2.0
+SHARED_MEMORY = Path("/dev/shm")
+MIN_SHARED_MEMORY = 1e9  # bytes; workers pass batches of images through it, containers give 64 MB
 MIN_DISK = 2e9  # bytes; a run of profile scenes and its checkpoints take less
 MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]–[/]"}
 
@@ -44,8 +51,11 @@ class Finding:
 Check = Callable[[], Finding]
 
 
-def doctor() -> int:
-    """Print what can run here and why not; returns 0 where profile scenes can run, else 1."""
+def doctor(run: Run | None = None) -> int:
+    """Print what can run here and why not; returns 0 where profile scenes can run, else 1.
+
+    run: what it needs is printed besides.
+    """
     console = Console(highlight=False)
     packages = [run_check(r.name, partial(package, r)) for r in requirements()]
     assets = [run_check(name, partial(asset, name)) for name in EMBEDDED]
@@ -59,6 +69,7 @@ def doctor() -> int:
         run_check("W&B", wandb_login),
         run_check("Hugging Face hub", hub),
         run_check("disk", disk),
+        run_check("shared memory", shared_memory),
         run_check("CPU, memory", processor),
     ]
     table = Table(box=None, pad_edge=False)
@@ -75,7 +86,30 @@ def doctor() -> int:
     console.print(_sentence("profile scenes", missing))
     console.print(_sentence("profile full", broken + ([] if cuda.ok else ["CUDA"])))
     console.print(_sentence("caption, evaluate, rewards", broken))
+    if run is not None:
+        report_run(run, console)
     return 1 if missing else 0
+
+
+def report_run(run: Run, console: Console) -> None:
+    """Print what this run needs, one table after the other."""
+    from .training.hub_files import table
+
+    console.print(f"\n[bold]{run.name}[/]: {run.why_profile}")
+    console.print(table(run))
+    report_memory(run, console)
+
+
+def report_memory(run: Run, console: Console) -> None:
+    """Print memory and step time of a run on this machine; one sentence where its files lack."""
+    from .training.fitting import report_fit
+
+    try:
+        report_fit(run, console)
+    except Exception as error:
+        if (message := user_message(error)) is None:
+            raise
+        console.print(f"memory and step time need the model's config and processor: {message}")
 
 
 def _sentence(job: str, missing: list[str]) -> str:
@@ -191,6 +225,18 @@ def disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     detail = f"{free / 1e9:.1f} GB free in {Path.cwd()}"
     return Finding("disk", True if free > MIN_DISK else None, detail)
+
+
+def shared_memory() -> Finding:
+    """Whether data-loader workers can pass their batches on."""
+    if not SHARED_MEMORY.is_dir():
+        return Finding("shared memory", None, f"no {SHARED_MEMORY} on this system")
+    size = shutil.disk_usage(SHARED_MEMORY).total
+    detail = f"{size / 1e6:,.0f} MB in {SHARED_MEMORY}"
+    if size >= MIN_SHARED_MEMORY:
+        return Finding("shared memory", True, f"{detail}: data-loader workers fit")
+    remedy = "start the container with --shm-size=8g or set train.dataloader_num_workers=0"
+    return Finding("shared memory", None, f"{detail}, too little for data-loader workers: {remedy}")
 
 
 def processor() -> Finding:

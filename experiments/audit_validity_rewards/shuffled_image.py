@@ -6,6 +6,7 @@ Cost: that of clip_similarity.
 from hashlib import blake2b
 
 from rewards import Bank, CaptionBatch, Scores
+from rewards.lib.chunks import Chunked
 
 
 class ShuffledImage:
@@ -20,4 +21,5 @@ class ShuffledImage:
     def __call__(self, batch: CaptionBatch) -> Scores:
         hashes = [int.from_bytes(blake2b(i.encode()).digest()[:6]) for i in batch.image_ids]
         wrong = self.images[[h % len(self.images) for h in hashes]]
-        return (wrong * batch.encoders(None).text_features(batch.captions)).sum(-1).tolist()
+        captions = Chunked(batch.encoders(None), batch.captions).vectors
+        return (wrong * captions).sum(-1).tolist()

@@ -51,14 +51,14 @@ class PolicyParts:
 
 def smolvlm() -> PolicyParts:
     """SmolVLM's architecture (Idefics3: SigLIP tower, pixel shuffle, Llama), 1.7 M parameters."""
-    special = ["<|im_end|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>"]
+    special = [tokens.PAD, "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>"]
     special += ["<image>", "<global-img>"]
     special += [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokens.tokenizer(special),
         bos_token="<|im_start|>",
         eos_token="<end_of_utterance>",
-        pad_token="<|im_end|>",
+        pad_token=tokens.PAD,
         additional_special_tokens=special,
         padding_side="left",
     )
@@ -117,14 +117,14 @@ def _text_config(tokenizer: PreTrainedTokenizerFast, **extra: Any) -> dict[str, 
 
 
 def _qwen2vl_parts() -> tuple[Qwen2VLProcessor, Qwen2VLConfig]:
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"]
+    special = [tokens.PAD, "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"]
     special += ["<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>"]
     special += ["<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"]
     special += ["<|image_pad|>", "<|video_pad|>"]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokens.tokenizer(special),
         eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        pad_token=tokens.PAD,
         additional_special_tokens=special,
         padding_side="left",
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Pool:
 
 def pool(folder: Path, first: int, count: int) -> Pool:
     """Scenes first … first+count-1, drawn once by two processes and kept in `folder`."""
-    pixels, scenes = folder / f"pool-{first}-{count}.npy", folder / f"pool-{first}-{count}.pkl"
+    pixels, scenes = folder / f"pool-{first}-{count}.npy", folder / f"pool-{first}-{count}.json"
     if not scenes.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(2) as workers:
@@ -54,8 +55,12 @@ def pool(folder: Path, first: int, count: int) -> Pool:
             drawn = workers.map(_draw, seeds, chunksize=500)
             pairs = list(track(drawn, f"drawing {count} scenes", total=count))
         np.save(pixels, np.stack([p for p, _ in pairs]))
-        scenes.write_bytes(pickle.dumps([s for _, s in pairs]))
-    return Pool(np.load(pixels), pickle.loads(scenes.read_bytes()))
+        scenes.write_text(json.dumps([asdict(scene) for _, scene in pairs]))
+    return Pool(np.load(pixels), [_scene(**entry) for entry in json.loads(scenes.read_text())])
+
+
+def _scene(objects: list[dict[str, Any]], **others: Any) -> Scene:
+    return Scene(tuple(Thing(**entry) for entry in objects), **others)
 
 
 def _draw(seed: int) -> tuple[np.ndarray, Scene]:
@@ -154,7 +159,7 @@ def fit(
     ]
     path, first, seconds = folder / f"{name}.pt", 0, 0.0
     if path.exists():
-        state = torch.load(path)
+        state = torch.load(path, weights_only=True)
         module.load_state_dict(state["module"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from experiments.embedded import tokens
 from experiments.embedded.architectures import MESSAGES
 from experiments.embedded.web import POOLS, swapped
+from rewards.lib.chunks import caption_cosines
 from vizer_rl.data.scenes import COLOURS, SHAPES, render, sample
 from vizer_rl.evaluation.metrics.scene_facts.facts import score
 from vizer_rl.policy import captioner
@@ -82,7 +83,7 @@ def cosine(encoder: Any) -> Scorer:
 
     def judge(images: Sequence[Image], captions: Sequence[str]) -> torch.Tensor:
         ids = [f"{hash(i.tobytes())}" for i in images]
-        return (encoder.image_features(ids, images) * encoder.text_features(captions)).sum(-1)
+        return caption_cosines(encoder, ids, images, captions)
 
     return judge
 

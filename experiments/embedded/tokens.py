@@ -17,6 +17,7 @@ from experiments.embedded.web import VAGUE
 from vizer_rl.data.scenes import COLOURS, FILLS, NUMBERS, RELATIONS, SHAPES, SIZES, plural
 
 PROMPT = "Describe the image."
+PAD = "<|pad|>"  # none of a family's ends: these policies have not learned a second one
 EXTRA = """no not without and the in on with of next to right below under over around photo image
 picture background shape shapes object objects tiny big stripes disc four five it is there are
 system user assistant You are a helpful assistant User: Assistant: Describe the image."""

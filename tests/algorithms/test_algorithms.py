@@ -60,7 +60,7 @@ def test_two_steps_move_the_adapter_and_nothing_else(algorithm, family, command,
 def test_the_value_head_is_saved_resumed_and_not_exported(command, monkeypatch, quick):
     one = ("algorithm=ppo", "train.save_steps=1")
     directory = command("smolvlm", "critic", *one, "train.max_steps=1")
-    saved = torch.load(directory / "checkpoint-1" / ppo.CRITIC_FILE, weights_only=True)
+    saved = torch.load(directory / "checkpoint-1" / "state_0.pt", weights_only=True)
     assert any(w.abs().sum() > 0 for n, w in saved["critic"]["head"].items() if "bias" in n)
     exported = load_file(directory / "adapter" / "adapter_model.safetensors")
     assert all(".lora_" in name for name in exported)
@@ -75,7 +75,7 @@ def test_the_value_head_is_saved_resumed_and_not_exported(command, monkeypatch, 
     monkeypatch.setattr(ppo.PPO, "_load_optimizer_and_scheduler", load)
     command("smolvlm", "critic", *one, "train.max_steps=3", flags=("--resume",))
     assert all(torch.equal(resumed["head"][n], w) for n, w in saved["critic"]["head"].items())
-    assert resumed["count"].tolist() == [16] * 5
+    assert resumed["count"].tolist() == [16] * 5 + [0]
     assert [s["step"] for s in steps(directory)] == [1, 2, 3]
 
 
@@ -84,6 +84,8 @@ def test_ppo_does_not_go_on_from_another_algorithm(command, capsys, quick):
     file = str(REPO / "experiments" / "smolvlm.yaml")
     words = ["train", file, *TINY, "name=was-grpo", "algorithm=ppo", "--resume"]
     assert cli.main(words) == 2
+    assert "algorithm: 'grpo' -> 'ppo'" in capsys.readouterr().err
+    assert cli.main([*words, "--accept-changes"]) == 2
     assert "was not written by algorithm ppo" in capsys.readouterr().err
 
 

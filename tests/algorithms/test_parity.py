@@ -1,5 +1,6 @@
 """Our GRPO against stock TRL: same seed, images and rewards, bit-equal adapters."""
 
+import pytest
 import torch
 from peft import LoraConfig
 from trl import GRPOTrainer
@@ -10,10 +11,12 @@ from vizer_rl.config.trainer_settings import trainer_arguments
 from vizer_rl.data import dataset, sources
 from vizer_rl.policy import chat, load
 from vizer_rl.policy.families import FAMILIES
+from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
 from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 from vizer_rl.training import splits
 
 from ..conftest import REPO, TINY
+from ..policy.test_generation_settings import greedy_checkpoint
 
 
 def brevity(batch):
@@ -24,12 +27,12 @@ def adapter(trainer):
     return {n: p.detach() for n, p in trainer.model.named_parameters() if "lora_" in n}
 
 
-def pieces(run, folder):
+def pieces(run, folder, checkpoint="embedded", reward=brevity):
     args = trainer_arguments(run.train, directory=folder, seed=3, weights=[1.0], report_to=[])
-    model, processor = load.load_policy(run.family, "embedded", dtype="float32")
+    model, processor = load.load_policy(run.family, str(checkpoint), dtype="float32")
     eos = load.eos_ids(model, processor)
     scoring = RewardFunctions(
-        [Reward("brevity", 1.0, brevity)], None, None, eos, args.num_generations
+        [Reward("brevity", 1.0, reward)], None, None, eos, args.num_generations
     )
     images = sources.ImageFolder.index(splits.SCENES / "train" / "images", 40)
     rows = dataset.rows(images, chat.messages(run.data.prompt))
@@ -58,3 +61,30 @@ def test_two_steps_are_bit_equal_to_stock_trl(workplace, tmp_path):
     assert one.keys() == two.keys()
     assert any(n.endswith("lora_B.default.weight") and p.abs().sum() > 0 for n, p in one.items())
     assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+@pytest.mark.parametrize(
+    ("family", "shared"), [("smolvlm", True), ("smolvlm", False), ("qwen2vl", True)]
+)
+def test_a_checkpoints_generation_settings_do_not_reach_training(
+    family, shared, workplace, tmp_path
+):
+    run, results = load_run(REPO / f"experiments/{family}.yaml", TINY), []
+    for n, checkpoint in enumerate(("embedded", greedy_checkpoint(family, tmp_path / family))):
+        captions = []
+
+        def reward(batch, captions=captions):
+            captions.extend(batch.captions)
+            return brevity(batch)
+
+        folder = tmp_path / str(n)
+        args, model, processor, *rest, lora = pieces(run, folder, checkpoint, reward)
+        cache = VisionCache(model, processor, FAMILIES[family]) if shared else None
+        scoring, rows = rest
+        trainer = GRPO(model, processor, lora, scoring, args, rows, cache)
+        trainer.train()
+        results.append((captions, adapter(trainer)))
+    (plain, weights), (with_settings, same_weights) = results
+    assert len(set(plain)) > 1
+    assert with_settings == plain
+    assert all(torch.equal(weights[n], same_weights[n]) for n in weights)

@@ -16,6 +16,8 @@ from vizer_rl.audit.report_html import page
 from vizer_rl.data import scenes as draw
 from vizer_rl.data.perturb import augmented
 from vizer_rl.evaluation.statistics import shuffle_apart
+from vizer_rl.policy import captioner
+from vizer_rl.policy.shared_prefix import vision_cache
 
 from ..conftest import REPO, TINY
 
@@ -77,6 +79,20 @@ def test_a_good_recipe_is_audited_and_shown(audit, workplace, capsys):
     assert len(shown.images) == len(result["worst"])
     assert all(image.startswith("data:image/webp;base64,") for image in shown.images)
     assert not shown.others
+
+
+def test_an_image_goes_through_the_tower_once_for_all_its_captions(audit, monkeypatch):
+    encoded, encode = [], vision_cache.encode_images
+
+    def spy(model, images):
+        encoded.extend(x["pixel_values"].numpy().tobytes() for x in images)
+        return encode(model, images)
+
+    monkeypatch.setattr(vision_cache, "encode_images", spy)
+    monkeypatch.setattr(captioner, "_generate", None)  # with pixels, past the cache
+    assert audit(*FEW, *ONLY, "name=once") == 0
+    assert len(encoded) >= 8
+    assert len(set(encoded)) == len(encoded)
 
 
 def test_a_random_reward_fails_and_strict_says_so(audit, capsys):

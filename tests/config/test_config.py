@@ -150,9 +150,29 @@ def test_the_run_files_load_in_both_profiles(file, profile):
     built = load_run(file, [f"profile={profile}", *images])
     assert built.name == f"{built.family}-{profile}"
     assert (built.policy.model == "embedded") == (profile == "scenes")
-    assert len(file.read_text().splitlines()) <= 60
+    lines = file.read_text().splitlines()
+    header = [line for line in lines if line.startswith("#")]  # says where the numbers come from
+    assert len(lines) - len(header) <= 60
+    assert len(header) <= 36
     for word in ("# Question:", "# Command:", "# Expected:", "# Time:"):
         assert word in file.read_text()
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_full_profile_has_the_budget_that_its_header_derives(file):
+    run = load_run(file, ["profile=full", "data.images=photos"])
+    train = run.train
+    captions = train["per_device_train_batch_size"] * train["gradient_accumulation_steps"]
+    images = captions // train["num_generations"]
+    assert (images, train["num_generations"]) == (16, 8)
+    mocha = 10 * 1e-6 * 10 * 3000  # LoRA wants ten times the rate of full tuning
+    assert train["learning_rate"] * images * train["max_steps"] == pytest.approx(mocha, rel=0.05)
+    assert train["lr_scheduler_type"].startswith("constant")  # else the sum is a smaller one
+    assert 2 * 0.03 / run.monitor.images**0.5 < 0.004 < 2 * 0.03 / 64**0.5
+    assert train["max_completion_length"] >= 1.3 * run.rewards["length"]["longest"] * 1.3
+    assert (
+        train["max_steps"] % run.monitor.interval == train["max_steps"] % train["save_steps"] == 0
+    )
 
 
 def test_a_mistake_in_the_profile_that_is_not_taken_is_told_too():

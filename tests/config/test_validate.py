@@ -232,14 +232,21 @@ def test_a_run_directory_is_never_overwritten_unasked():
     assert run(resume=False, overwrite=False)
     assert "nothing to resume: 'runs/smolvlm-scenes' not found" in complaint(resume=True)
     os.makedirs("runs/smolvlm-scenes")
+    assert run(resume=False, overwrite=False)  # nothing is in it
+    Path("runs/smolvlm-scenes/config.yaml").touch()
     both = complaint("seed=x", resume=False, overwrite=False)
-    assert "name: runs/smolvlm-scenes exists: --resume goes on" in both
+    assert "name: runs/smolvlm-scenes exists, --overwrite starts anew" in both
     assert "seed: 'x'" in both
     assert "nothing to resume: no checkpoint-* in" in complaint(resume=True, overwrite=False)
     assert "exclude each other" in complaint(resume=True, overwrite=True)
     assert run(resume=False, overwrite=True) == run()
     os.makedirs("runs/smolvlm-scenes/checkpoint-3")
     assert run(resume=True, overwrite=False) == run()
+    for overwrite in (False, "finished"):
+        stopped = complaint(resume=False, overwrite=overwrite)
+        assert "was stopped after checkpoint-3: --resume" in stopped
+    Path("runs/smolvlm-scenes/eval.json").touch()
+    assert run(resume=False, overwrite="finished") == run()
 
 
 def test_what_we_say_about_trl_is_true():

@@ -135,6 +135,14 @@ def held_out(directory, images, ids, truth):
     (directory / "heldout.json").write_text(json.dumps(about))
 
 
+def test_a_caption_of_two_sentences_is_scored_by_both():
+    scorer = Scores("embedded:b", None)
+    captions = ["a red circle. a very large solid star.", "a red circle"]
+    assert evaluate._cosines(scorer, ["x", "y"], [None, None], captions) == pytest.approx(
+        [(3 * 0.6 + 5 * 1.0) / 8, 0.6]
+    )
+
+
 def results(directory):
     lines = (directory / "captions.jsonl").read_text().splitlines()
     return json.loads((directory / "eval.json").read_text()), [json.loads(line) for line in lines]
@@ -163,6 +171,8 @@ def test_files_of_an_evaluation_on_scenes(run):
             "base": VAGUE,
             "trained": true if image_id != run.ids[0] else VAGUE,
             "truth": true,
+            "base_score": pytest.approx(0.6),
+            "trained_score": pytest.approx(1.0 if image_id != run.ids[0] else 0.6),
         }
         for image_id, true in zip(run.ids, truths, strict=True)
     ]
@@ -210,7 +220,8 @@ def test_users_photos_get_the_label_free_metrics_and_broken_ones_are_left_out(ru
     assert list(matches) == ["n_images", "base", "trained", "change"]
     assert matches["n_images"] == len(rows) == 8
     assert list(matches["change"]) == ALWAYS
-    assert all(list(row) == ["image_id", "base", "trained"] for row in rows)
+    keys = ["image_id", "base", "trained", "base_score", "trained_score"]
+    assert all(list(row) == keys for row in rows)
     message = capsys.readouterr().out
     assert message.count("Left out") == 2
     assert "F1" not in message
@@ -249,9 +260,47 @@ def test_caption_of_missing_files_names_each_and_the_nearest(run, monkeypatch):
     monkeypatch.setattr(load, "load_policy", None)  # not reached
     near = run.images / run.ids[1].replace("png", "jpg")
     with pytest.raises(UserError) as error:
-        caption(run.directory, [near, run.images / run.ids[2], run.images / "100001x.png"])
-    assert len(str(error.value).splitlines()) == 2
-    assert f"nearest: {run.images / run.ids[1]}" in str(error.value)
+        caption(run.directory, [near, run.images / "100001x.png", run.directory / "adapter"])
+    first, second, third = str(error.value).splitlines()
+    assert first == f"image '{near}' not found; nearest: {run.images / run.ids[1]}"
+    assert second.startswith(f"image '{run.images / '100001x.png'}' not found")
+    assert third == f"no image file in '{run.directory / 'adapter'}'"
+
+
+def captioned(capsys, names):
+    """Those of these names that begin a row of what was printed, in its order; all lines of it."""
+    lines = capsys.readouterr().out.splitlines()
+    return [word for line in lines for word in line.split()[:1] if word in names], lines
+
+
+def test_caption_takes_files_folders_and_patterns_in_the_order_given(run, capsys):
+    more = run.images.parent / "more"
+    (more / "deep").mkdir(parents=True)
+    (more / "notes.txt").write_text("no image")
+    names = ["b.png", "a.png", "deep/c.png"]
+    for name, source in zip(names, run.ids, strict=False):
+        (more / name).write_bytes((run.images / source).read_bytes())
+    pattern = run.images / f"*{run.ids[3][-5:]}"
+    sources = [run.images / run.ids[5], more / "b.png", more, pattern, run.images / run.ids[5]]
+    caption(run.directory, sources)
+    here = run.images.name
+    shown = [f"{here}/{run.ids[5]}", *(f"more/{name}" for name in names), f"{here}/{run.ids[3]}"]
+    rows, _ = captioned(capsys, [*shown, *names, *run.ids])
+    assert rows == shown
+    caption(run.directory, [more])
+    assert captioned(capsys, names)[0] == ["a.png", "b.png", "deep/c.png"]
+
+
+def test_one_bad_image_among_many_is_named_and_stops_nothing(run, capsys):
+    (run.images / "0.png").write_bytes(b"")
+    missing = run.images / "gone.png"
+    caption(run.directory, [run.images / run.ids[4], missing, run.images / "0.png", run.images])
+    rows, lines = captioned(capsys, ["0.png", "gone.png", *run.ids])
+    assert rows == [run.ids[4], *(name for name in run.ids if name != run.ids[4])]
+    left_out = [line for line in lines if line.startswith("Left out: ")]
+    assert len(left_out) == 2
+    assert left_out[0].startswith(f"Left out: image '{missing}' not found")
+    assert "0.png" in left_out[1]
 
 
 def test_run_without_adapter_or_without_directory_is_an_error(run):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import compare_algorithms, main_result, reward_ablation
+from experiments import compare_algorithms, main_result, reward_ablation, unended
 from experiments.runner import METRICS
 
 
@@ -159,3 +159,22 @@ def test_compare_algorithms_samples_as_many_captions_as_grpo(tmp_path, monkeypat
     assert grpo[-2:] == ["train.max_steps=10", "train.max_steps=10"]
     base = compare_algorithms.arguments("smolvlm", "base", folder, 1, [])
     assert base[1:] == ["profile=scenes", "name=alg-smolvlm-ppo-1", "seed=1", "tracking.wandb=off"]
+
+
+def test_unended(write):
+    """The share of the first and of the last ten steps, and the captions before and after."""
+    steps = [{"completions/clipped_ratio": share} for share in [0.5] * 10 + [0.9] + [0.1] * 10]
+    write(
+        "unended-smolvlm-rare-end-9-0",
+        metrics=steps,
+        eval={"base": estimates(0.5), "trained": estimates(0.75)},
+    )
+    head, line, row = unended.table("smolvlm", [0, 1]).splitlines()
+    assert head == (
+        "| smolvlm: row (seeds) | unended, first steps | last steps | F1 of the base | F1 "
+        "| precision | recall | hallucinated | words | held-out |"
+    )
+    assert line == "|---" * 10 + "|"
+    value = "0.750 [0.650, 0.950]"
+    cells = ["rare end 9 (1)", "50%", "10%", "0.500", *[value] * 4, "0.8 [0.7, 0.9]", value]
+    assert row == "| " + " | ".join(cells) + " |"

@@ -106,7 +106,7 @@ def test_a_mapper_that_vizer_kept_is_given_the_states_it_was_trained_on(tmp_path
     )
     features = policy.image_features(rows.image_ids, images)
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2))  # as in training
-    completions = [caption_tokens(processor, prompt, caption) for caption in captions]
+    completions = [caption_tokens(model, processor, prompt, caption) for caption in captions]
     completions[1] = completions[1][-1:]  # an empty one as the policy says it: its end alone
     with torch.no_grad():
         read = token_states(adapted, processor, images, prompt, completions)

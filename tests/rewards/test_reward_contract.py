@@ -35,7 +35,7 @@ def test_it_says_what_it_is_and_declares_what_it_does(name):
     assert 0 < module.RATE <= 1
     reward = rewards.make(name, {})
     low, high = reward.range
-    assert low <= reward.floor < high
+    assert low < high
     assert set(reward.reads) <= {"image", "text", "policy"}
     for declared in ("groups", "content", "gates"):
         assert isinstance(getattr(reward, declared, False), bool)
@@ -132,12 +132,14 @@ def test_captions_of_zero_tokens_and_odd_ones_are_scored_like_any_other(name, ba
         ended=[True] * len(odd),
     )
     reward = prepared(name)
-    adapter = RewardFunctions([Reward(name, 1.0, reward)], sample.encoders, sample.policy, [0], 1)
+    judges = [Reward(name, 1.0, reward), Reward("end", 1.0, rewards.make("ended", {}))]
+    adapter = RewardFunctions(judges, sample.encoders, sample.policy, [0], 1)
     low, high = reward.range
     scores = adapter.scores(subset)[name]
     assert all(s is None or low - 1e-6 <= s <= high + 1e-6 for s in scores)
-    empty = replace(subset, ended=[False] * len(odd))
-    assert adapter.scores(empty)[name] == [reward.floor] * len(odd)
+    cut = adapter.scores(replace(subset, ended=[False] * len(odd)))
+    assert cut["end"] == [-1.0] * len(odd)
+    assert (cut[name] == [None] * len(odd)) == judges[0].content
 
 
 @ALL_REWARDS

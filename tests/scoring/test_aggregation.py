@@ -74,7 +74,8 @@ def test_the_sum_counts_what_cannot_be_judged_as_nothing():
     got = weighted_sum(rewards, torch.tensor([1.0, 0.5]))
     assert torch.equal(got[:2], torch.tensor([1.0, 2.0]))
     assert got[2].isnan()
-    raw = group_scores(rewards.double(), torch.tensor([1.0, 0.5]), 3, normalised=False)
+    gates = torch.tensor([False, False])
+    raw = group_scores(rewards.double(), torch.tensor([1.0, 0.5]), gates, 3, normalised=False)
     assert raw.dtype == torch.float64
     assert raw.tolist() == [1.0, 2.0, 0.0]
 
@@ -93,10 +94,11 @@ def test_group_scores_by_hand_in_double_precision():
             if judged.sum() > 1:
                 z = (column - np.nanmean(column)) / (np.nanstd(column, ddof=1) + 1e-4)
                 wanted[start : start + 4] += weight * np.where(judged, z, 0.0)
-    scores = group_scores(rewards, weights, 4, normalised=True)
+    gates = torch.zeros(3, dtype=torch.bool)
+    scores = group_scores(rewards, weights, gates, 4, normalised=True)
     assert scores.dtype == torch.float64
     np.testing.assert_allclose(scores, wanted, rtol=1e-12, atol=1e-12)
-    assert group_scores(rewards[:0], weights, 4, normalised=True).shape == (0,)
+    assert group_scores(rewards[:0], weights, gates, 4, normalised=True).shape == (0,)
 
 
 def test_a_reward_whose_spread_is_noise_is_told_once():

@@ -1,4 +1,4 @@
-"""The adapter between TRL and rewards: groups, floors, the gate, async, and what stops a run."""
+"""The adapter between TRL and rewards: groups, gates, async, and what stops a run."""
 
 import asyncio
 import math
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rewards import Bank
+from rewards.ended import Ended
 from vizer_rl.data.sources import ImageFolder
 from vizer_rl.errors import ImageError, UserError
 from vizer_rl.scoring.contract import RewardError
@@ -47,9 +48,16 @@ def test_the_adapter_hands_over_captions_in_groups():
     assert batches[0].groups == [range(2)]
 
 
-def test_a_caption_without_end_gets_the_floor_not_none():
-    assert ask(scoring(lambda b: [0.5, None], floor=-3.0), ((1, 2), (1, 2))) == [-3.0, -3.0]
-    assert ask(scoring(lambda b: [0.5, 0.6], floor=-3.0), ((1, EOS), ())) == [0.5, -3.0]
+def test_a_caption_without_end_has_no_score_but_the_gates():
+    judge, ended = Reward("mine", 1.0, lambda b: [0.5, None]), Reward("ended", 1.0, Ended())
+    adapter = RewardFunctions([judge, ended], lambda n: None, None, [EOS], 2)
+    for ids, content, gate in (
+        ([[1, 2], [1, 2]], [None, None], [-1.0, -1.0]),
+        ([[1, EOS], []], [0.5, None], [0.0, -1.0]),
+        ([[1, EOS], [EOS]], [0.5, None], [0.0, 0.0]),
+    ):
+        batch = adapter.batch(["x"] * 2, [None] * 2, ["one", "two"], ids)
+        assert adapter.scores(batch) == {"mine": content, "ended": gate}
 
 
 @pytest.mark.parametrize(
@@ -90,18 +98,24 @@ def scored(adapter, *captions):
     return adapter.batch(["x"] * rows, [None] * rows, captions, [[1, EOS]] * rows)
 
 
-def test_the_gate_puts_content_rewards_to_their_floor_and_leaves_guards_alone():
+def test_what_the_gate_refuses_no_content_reward_judges_and_guards_are_left_alone():
     adapter = several(
-        ("content", 1.0, lambda b: [0.5, 0.5], {"floor": -2.0}),
-        ("guard", 0.5, lambda b: [-0.25, -0.25], {"floor": -1.0, "content": False}),
-        ("gate", 0.0, lambda b: [0.0, -1.0], {"floor": -1.0, "gates": True}),
+        ("content", 1.0, lambda b: [0.5, 0.5], {}),
+        ("guard", 0.5, lambda b: [-0.25, -0.25], {"content": False}),
+        ("gate", 0.5, lambda b: [0.0, -1.0], {"gates": True}),
     )
     scores = adapter.scores(scored(adapter, "good", "bad"))
-    assert scores == {"content": [0.5, -2.0], "guard": [-0.25, -0.25], "gate": [0.0, -1.0]}
-    assert adapter.weighted(scores) == [0.375, -2.125]
+    assert scores == {"content": [0.5, None], "guard": [-0.25, -0.25], "gate": [0.0, -1.0]}
+    assert adapter.weighted(scores) == [0.375, -0.625]
+    assert adapter.gates_K.tolist() == [False, False, True]
     guard = adapter.scores(scored(adapter, "good", "bad"), adapter.rewards[1:2])
     assert guard == {"guard": [-0.25, -0.25]}, "the others are not scored"
     assert adapter.weighted(guard) == [-0.125, -0.125]
+    adapter.rewards[2].weight = 0.0
+    logged = adapter.scores(scored(adapter, "good", "bad"))
+    assert logged["content"] == [0.5, 0.5], "weight 0: only logged"
+    assert logged["gate"] == [0.0, -1.0]
+    assert not adapter.gates_K.any()
 
 
 def test_a_reward_that_is_only_noise_is_told_to_the_constructors_callable():

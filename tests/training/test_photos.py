@@ -15,8 +15,8 @@ from vizer_rl.scoring.clip import Encoders
 from vizer_rl.scoring.reference_policy import ReferencePolicy
 from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 
+from ..checkpoints import FOLDERS, PHOTOS, checkpoint
 from ..conftest import FIXTURES
-from .test_full_profile import FOLDERS, PHOTOS, checkpoint
 
 SMALL = {  # for a bank of a few photographs
     "self_retrieval": {"hard": 1, "random": 1},

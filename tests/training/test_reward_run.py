@@ -15,7 +15,6 @@ from pathlib import Path
 
 
 class Sick:
-    floor = -1.0
 
     def __call__(self, batch):
         log = Path("runs/sick/metrics.jsonl")
@@ -90,7 +89,7 @@ def test_a_caption_that_the_gate_refuses_is_marked_where_it_costs(workplace, mon
     gated = [*ask, "rewards.alignment=null", "rewards.gate.weight=0.3"]
     assert cli.main(gated) == 0
     lines = capsys.readouterr().out.splitlines()
-    marked = {line.split()[0] for line in lines if "its floor: the gate refuses" in line}
+    marked = {line.split()[0] for line in lines if "not judged: the gate refuses" in line}
     assert marked == {"self_retrieval", "clip_similarity"}
 
 

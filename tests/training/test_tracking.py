@@ -40,7 +40,7 @@ def test_a_server_out_of_reach_turns_the_run_offline(nobody, monkeypatch):
         modes.append(mode)
         if mode == "online":
             raise wandb.errors.CommError("timed out\nand more")
-        return SimpleNamespace(url=None, dir=str(nobody / "wandb" / "offline-run" / "files"))
+        return SimpleNamespace(id="x", url=None, dir=str(nobody / "wandb" / "run" / "files"))
 
     monkeypatch.setattr(wandb, "init", init)
     captions = tracking.start_wandb("online", "project", nobody, {})

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import sys
 
@@ -114,6 +115,23 @@ def test_own_images_need_no_truth_and_bad_files_never_stop_a_run(command, workpl
     result = json.loads((directory / "eval.json").read_text())
     assert result["n_images"] == 8
     assert set(result["trained"]) == {"mean_length", "heldout_score"}
+    assert_next_steps_run(capsys, directory, photos)
+
+
+def assert_next_steps_run(capsys, directory, photos):
+    """Every command printed after a run on one's own images, with a folder that is there."""
+    shown = capsys.readouterr().out
+    lines = [line.strip() for line in shown[shown.index("Next:") :].splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/vizer-rl ")]
+    assert [words[0] for words in commands] == ["caption", "train", "evaluate"]
+    for words in commands:
+        assert cli.main([str(photos) if "photos" in word else word for word in words]) == 0
+    steps = (directory / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(step)["step"] for step in steps] == [1, 2, 3, 4]
+    shown = capsys.readouterr().out
+    for image in photos.iterdir():  # captioned, or named with the reason
+        assert shown.count(image.name) >= 1, image.name
+    assert shown.count("Left out: Cannot use image") == 2
 
 
 def logged(directory):
@@ -123,10 +141,15 @@ def logged(directory):
     return [{k: v for k, v in row.items() if not clock.fullmatch(k)} for row in rows]
 
 
-@pytest.mark.parametrize(("algorithm", "stop"), [("grpo", 1), ("ppo", 2)])
+@pytest.mark.parametrize(("algorithm", "stop"), [("grpo", 3), ("ppo", 3)])
 def test_a_resumed_run_is_the_run_that_never_stopped_to_the_bit(algorithm, stop, command):
-    """PPO stops between two rollouts: within one, its captions are not in the checkpoint."""
-    same = [f"algorithm={algorithm}", f"train.save_steps={stop}", "monitor.interval=1"]
+    """It stops in its second epoch, PPO also within a rollout."""
+    same = [
+        f"algorithm={algorithm}",
+        "monitor.interval=1",
+        "data.limit=16",
+        "train.per_device_train_batch_size=64",
+    ]
     same += ["train.lr_scheduler_type=constant"]  # the others look ahead to max_steps
     whole = command("smolvlm", "whole", *same, f"train.max_steps={2 * stop}")
     command("smolvlm", "parts", *same, f"train.max_steps={stop}")

@@ -62,13 +62,13 @@ class Critic:
             self.model.set_adapter("default")
 
     def step(self, average: Callable[[Tensor], Tensor]) -> None:
-        """One update from the gradients there are, averaged over devices; none: no update."""
+        """One update from the gradients, averaged over devices; none if there are none or NaN."""
         learning = [p for p in self.parameters if p.grad is not None]
         for p in learning:
             p.grad = average(p.grad)
-        if self.max_norm:
-            torch.nn.utils.clip_grad_norm_(learning, self.max_norm)
-        self.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(learning, self.max_norm or torch.inf)
+        if norm.isfinite():
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:

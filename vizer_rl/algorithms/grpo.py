@@ -1,10 +1,9 @@
 """GRPO on TRL's trainer: whole groups, each image and prompt computed once, completions that end.
 
-Every override of a method of TRL's stands in this class, once. What another algorithm changes are
-its hooks: `finish_rollout`, `loss`, `after_backward`. Kept from TRL: advantages, losses, splitting
-and shuffling of batches, logging, several devices, resuming. With a `vision_cache` TRL sees rows of
-text and of their images an index; without, it computes as stock. ViZer's loss (`alignment_coef`)
-reads the hidden states of the pass for the log-probs.
+Each method of TRL's is overridden once, here or in resumable.py. What other algorithms change are
+hooks: `finish_rollout`, `loss`, `after_backward`. Kept from TRL: advantages, losses, shuffling,
+logging, several devices. With a `vision_cache` TRL sees rows of text and an index of their images;
+without, it computes as stock. ViZer's loss reads the states of the pass for the log-probs.
 """
 
 from __future__ import annotations
@@ -13,28 +12,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from accelerate.utils import gather_object
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
-from ..policy.load import forbidden_ids
 from ..policy.lora import fast_disable_adapter
 from ..policy.shared_prefix.collator import Collator
 from ..policy.shared_prefix.packing import CaptionForward, add_caption_head, unwrapped
 from ..policy.shared_prefix.rollout import PROMPT_IDX_KEY, Rollout, whole_groups
 from ..policy.shared_prefix.vision_cache import VisionCache
+from ..scoring.aggregation import advantages, penalties
 from ..scoring.reward_functions import RewardFunctions
 from . import trl_logs, trl_sampling
 from .alignment_loss import AlignmentLoss
+from .resumable import Resumable
+from .step_guard import StepGuard
 from .step_timer import StepTimer
 from .trl_forward import row_per_completion
 
-COMPLETIONS_INTERVAL = 20  # steps between two completions tables: a table holds a batch of images
 
-
-class GRPO(GRPOTrainer):
+class GRPO(Resumable):
     """TRL's GRPOTrainer; completions hold no special tokens; `reward_functions` scores them."""
 
     rewards_NK: Tensor  # of the last rollout on all devices; NaN where a reward did not judge
@@ -52,7 +50,7 @@ class GRPO(GRPOTrainer):
         alignment: Callable[[Any], AlignmentLoss] | None = None,
     ) -> None:
         """alignment: makes ViZer's loss from the model that has its adapter; None: without it."""
-        args.generation_kwargs = trl_sampling.without_tokens(args, forbidden_ids(model, processor))
+        args.generation_kwargs = trl_sampling.generation_arguments(args, model, processor)
         super().__init__(
             model=model,
             reward_funcs=reward_functions.trl_functions(),
@@ -63,20 +61,23 @@ class GRPO(GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl tell the same
         self.reward_functions = reward_functions
-        self._log_tables, self._next_table = args.log_completions, 0
-        self.timer = StepTimer(self.log_metric, args)
-        self.add_callback(self.timer)
+        self.tables = trl_logs.CompletionTables(args.log_completions, args.num_completions_to_print)
         self.vision_cache, self.rollout = vision_cache, Rollout([])
+        log, ids = self.log_metric, lambda: self.rollout.image_ids
+        self.timer, self.guard = StepTimer(log, args), StepGuard(log, ids, reward_functions.warn)
+        self.add_callback(self.timer)
+        self.add_callback(self.guard)
         self._grouped: Any = None  # TRL's buffered batches, once their groups are whole
         self._attention_chosen = False
+        self.holders |= {"noise": reward_functions.noise, "tables": self.tables}
         if vision_cache is not None:
-            self._share_prefixes()
+            self._share_prefixes(vision_cache)
         self.alignment = alignment(self.model) if alignment else None
 
-    def _share_prefixes(self) -> None:
+    def _share_prefixes(self, vision_cache: VisionCache) -> None:
         """Let models take packed rows, and workers read images ahead."""
         chat = self.chat_template, self.chat_template_kwargs
-        self.collator = Collator(self.processing_class, *chat)
+        self.collator = Collator(self.processing_class, *chat, vision_cache.dtype)
         if self.args.dataloader_num_workers:  # else only images that are not cached are read
             self.data_collator = self.collator
         if isinstance(self.model, PeftModel):
@@ -86,7 +87,15 @@ class GRPO(GRPOTrainer):
                 add_caption_head(unwrapped(model), self.temperature)
 
     def finish_rollout(self, output: dict[str, Any]) -> None:
-        """Change TRL's rollout, e.g. its advantages, before it is split into batches."""
+        """Change TRL's rollout before it is split into batches.
+
+        Here: rank completions that fail a gate; where none does TRL's advantages stand.
+        """
+        gates_K = self.reward_functions.gates_K.to(self.rewards_NK.device)
+        rewards = self.rewards_NK, self.reward_weights.to(self.rewards_NK), gates_K
+        if penalties(*rewards).any():
+            scaling = self.num_generations, self.multi_objective_aggregation, self.scale_rewards
+            trl_logs.replace_advantages(self, output, advantages(*rewards, *scaling))
 
     def loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss, and `alignment_coef` times ViZer's from the same pass."""
@@ -110,7 +119,7 @@ class GRPO(GRPOTrainer):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def log_metric(self, name: str, value: float) -> None:
-        """Add a number to the step that is being logged."""
+        """Add a number to the step's log."""
         self._metrics["train"][name].append(value)
 
     def caption_forward(self, model: Any, inputs: dict[str, Any]) -> CaptionForward:
@@ -146,34 +155,24 @@ class GRPO(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         with self.timer("reference"):  # what is left of it beside vision, sampling and rewards
+            self.rollout = Rollout(inputs)
             if self.vision_cache is None:
                 output = super()._generate_and_score_completions(inputs)
             else:
-                self.rollout = Rollout(inputs)
                 output = super()._generate_and_score_completions(self.rollout.texts())
-                self._record_rollout(output, self.rollout)
+                trl_logs.record_rollout(self, output)
                 self.log_metric("engine/vision_cache_hit_rate", self.vision_cache.hit_rate())
         if self.alignment is not None:
             output["image_features"] = self.alignment.row_features(inputs)
         self.finish_rollout(output)
         return output
 
-    def _record_rollout(self, output: dict[str, Any], rollout: Rollout) -> None:
-        """Put the rows' prompts into TRL's batch, their images into its log; count tokens."""
-        output[PROMPT_IDX_KEY] = rollout.prompt_idx
-        if self.log_multimodal:
-            self._logs["images"].extend(gather_object([[image] for image in rollout.images]))
-        tokens = rollout.tokens(output["completion_mask"])
-        config, passes = unwrapped(self.model).config.get_text_config(), 4 + (self.beta != 0)
-        self.timer.count(*tokens, len(rollout.prompts), config, passes)
-
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         if self.vision_cache is None:
             return super()._tokenize_prompts(prompts)
         with self.timer("vision"):
-            texts = [self.collator.text(prompt) for prompt in prompts]
-            device, sharded = self.accelerator.device, self.sharded
-            self.rollout.encode_prompts(self.vision_cache, texts, device, sharded)
+            texts, device = map(self.collator.text, prompts), self.accelerator.device
+            self.rollout.encode_prompts(self.vision_cache, list(texts), device, self.sharded)
         ids = [prompt.ids.tolist() for prompt in self.rollout.prompts]
         return [ids[index] for index in self.rollout.prompt_idx.tolist()], None, {}
 
@@ -214,13 +213,11 @@ class GRPO(GRPOTrainer):
         return forward.logps, forward.entropies if compute_entropy else None, None
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any) -> Tensor:
-        if self.vision_cache is not None:
-            inputs = self.rollout.with_images(inputs)
+        inputs = self.rollout.with_images(inputs)
         with self.timer("rewards"):
             self.rewards_NK = super()._calculate_rewards(inputs, *args)
-        aggregation = self.multi_objective_aggregation, self.scale_rewards
-        metrics = self.reward_functions.step_metrics(self.rewards_NK, *aggregation)
-        for name, value in metrics.items():
+        kinds = self.rewards_NK, self.multi_objective_aggregation, self.scale_rewards
+        for name, value in self.reward_functions.step_metrics(*kinds).items():
             self.log_metric(name, value)
         return self.rewards_NK
 
@@ -230,6 +227,7 @@ class GRPO(GRPOTrainer):
     def training_step(self, *args: Any) -> Tensor:
         with self.timer("forward_backward"):
             loss = super().training_step(*args)
+        self.guard.watch(loss)
         self.after_backward()
         return loss
 
@@ -238,13 +236,13 @@ class GRPO(GRPOTrainer):
             return super().get_batch_samples(*args)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as TRL does, with a completions table only every COMPLETIONS_INTERVAL steps."""
         trl_logs.rename_reward_metrics(self._metrics["train"], self.reward_func_names)
-        due = "loss" in logs and self.state.global_step >= self._next_table
-        self.log_completions = self._log_tables and due
-        if due:
-            self._next_table = self.state.global_step + COMPLETIONS_INTERVAL
-        if self.log_completions:
-            trl_logs.messages_to_text(self._logs["prompt"])
-            trl_logs.messages_to_text(self._logs["completion"])
+        self.log_completions = self.tables.due(logs, self.state.global_step, self._logs)
         super().log(logs, start_time)
+
+    def buffer_state(self) -> dict[str, Any]:
+        return self.rollout.state_dict()
+
+    def load_buffer_state(self, state: dict[str, Any]) -> None:
+        self._grouped = self._buffered_inputs
+        self.rollout = Rollout.from_state(state, self.accelerator.device)

@@ -5,9 +5,9 @@ Ours: a value for every token, advantages by GAE instead of by group, a critic, 
 score of a caption is the weighted sum of its rewards, each standardised first (`reward_scaling`):
 raw rewards differ in scale by a hundred, and a group's mean is the critic's work here.
 
-Dropped: bootstrapping at a cut. A caption that does not come to its end has got the floor of every
-reward (scoring/reward_functions), as the score at its last token; nothing follows it.
-Bootstrapping would reward the policy for running on.
+Dropped: bootstrapping at a cut. The score of a caption that does not come to its end is below all
+others of the rollout (scoring/aggregation, `rank_failed`), and stands at its last token; nothing
+follows it. Bootstrapping would reward the policy for running on.
 
 Logged: `returns`, their mean over tokens; `explained_variance`, the share of their variance that
 the critic explains; `value_loss`; `ratio`, `clipfrac` and `approx_kl`, how far the policy is from
@@ -21,7 +21,6 @@ early stop skips count too.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,13 +32,11 @@ from trl.trainer.utils import (
 )
 
 from ..errors import UserError
-from ..scoring.aggregation import weighted_sum
+from ..scoring.aggregation import rank_failed, through_gates, weighted_sum
 from . import advantages as adv
 from .critic import Critic
 from .grpo import GRPO
 from .trl_logs import replace_newest
-
-CRITIC_FILE = "critic.pt"  # in a checkpoint
 
 
 class PPO(GRPO):
@@ -61,7 +58,7 @@ class PPO(GRPO):
         super().__init__(model, processor, lora, reward_functions, args, *more, **kwargs)
         trunk = lora if args.value_trunk == "adapter" else None
         self.critic = Critic(self.model, trunk, args.value_learning_rate, args.max_grad_norm)
-        self.moments = adv.Moments(len(self.reward_funcs))
+        self.moments = self.holders["moments"] = adv.Moments(len(self.reward_funcs))
         self._stopped = False
 
     # a rollout: completions, scores, values, advantages
@@ -86,13 +83,16 @@ class PPO(GRPO):
 
     def scores(self) -> Tensor:
         """(N,) the score of each caption of the rollout on all devices; NaN where nobody judged."""
-        rewards_NK, scaling = self.rewards_NK, self.args.reward_scaling
+        gates_K = self.reward_functions.gates_K.to(self.rewards_NK.device)
+        weights_K = self.reward_weights.to(self.rewards_NK)
+        rewards_NK, penalty_N = through_gates(self.rewards_NK, weights_K, gates_K)
+        scaling = self.args.reward_scaling
         if scaling != "none":
             if scaling == "batch":
                 self.moments = adv.Moments(rewards_NK.shape[1])
             self.moments.update(rewards_NK)
             rewards_NK = self.moments.standardise(rewards_NK)
-        return weighted_sum(rewards_NK, self.reward_weights.to(rewards_NK))
+        return rank_failed(weighted_sum(rewards_NK, weights_K), penalty_N, len(rewards_NK))
 
     def _set_advantages(self, output: dict[str, Any]) -> None:
         """Put advantages, returns and the mask of what is to learn into a rollout, each (B, T)."""
@@ -193,26 +193,21 @@ class PPO(GRPO):
 
     # checkpoints
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            state = {"moments": self.moments.state_dict(), "beta": self.beta}
-            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            torch.save({"critic": self.critic.state_dict(), **state}, folder / CRITIC_FILE)
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "critic": self.critic.state_dict()}
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        path = Path(checkpoint) / CRITIC_FILE
-        if not path.is_file():
-            raise UserError(
-                f"{checkpoint} was not written by algorithm ppo: it has no {CRITIC_FILE}"
-            )
-        state = torch.load(path, weights_only=True, map_location=self.accelerator.device)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if "critic" not in state:
+            raise UserError("the checkpoint was not written by algorithm ppo: it has no critic")
+        super().load_state_dict(state)
         self.critic.load_state_dict(state["critic"])
-        self.moments.load_state_dict({k: v.cpu() for k, v in state["moments"].items()})
-        self.beta = state["beta"]
+
+    def rollout_state(self) -> dict[str, Any]:
+        return {**super().rollout_state(), "early_stopped": self._stopped}
+
+    def load_rollout_state(self, state: dict[str, Any]) -> None:
+        super().load_rollout_state(state)
+        self._stopped = state["early_stopped"]
 
 
 def minibatches(rollout: dict[str, Any], count: int) -> list[dict[str, Any]]:

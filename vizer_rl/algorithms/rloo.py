@@ -3,17 +3,18 @@
 GRPO in all but the advantage: a completion's score less the mean score of the others of its image,
 not divided by anything. The score is the weighted sum of rewards; with
 `multi_objective_aggregation: normalize_then_sum` each reward is standardised over the rollout
-first. The KL is in the loss, as in our GRPO; TRL's RLOO takes it off the reward.
+first. The KL is in the loss, as in our GRPO; TRL's RLOO takes it off the reward. The score of a
+completion that fails a gate is below all others of its group (scoring/aggregation, `rank_failed`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..scoring.aggregation import weighted_sum
+from ..scoring.aggregation import rank_failed, through_gates, weighted_sum
 from . import advantages as adv
 from .grpo import GRPO
-from .trl_logs import replace_newest
+from .trl_logs import replace_advantages
 
 
 class RLOO(GRPO):
@@ -21,13 +22,14 @@ class RLOO(GRPO):
 
     def finish_rollout(self, output: dict[str, Any]) -> None:
         """Replace TRL's advantages (B,) by leave-one-out ones."""
-        rewards_NK = self.rewards_NK
+        gates_K = self.reward_functions.gates_K.to(self.rewards_NK.device)
+        weights_K = self.reward_weights.to(self.rewards_NK)
+        rewards_NK, penalty_N = through_gates(self.rewards_NK, weights_K, gates_K)
         if self.multi_objective_aggregation == "normalize_then_sum":
             moments = adv.Moments(rewards_NK.shape[1])
             moments.update(rewards_NK)
             rewards_NK = moments.standardise(rewards_NK)
-        scores_N = weighted_sum(rewards_NK, self.reward_weights.to(rewards_NK))
+        scores_N = weighted_sum(rewards_NK, weights_K)
+        scores_N = rank_failed(scores_N, penalty_N, self.num_generations)
         advantages_N = adv.leave_one_out(scores_N.view(-1, self.num_generations)).view(-1)
-        replace_newest(self._logs["advantages"], advantages_N.tolist())
-        size, rank = len(output["advantages"]), self.accelerator.process_index
-        output["advantages"] = adv.local_rows(advantages_N, size, rank)
+        replace_advantages(self, output, advantages_N)

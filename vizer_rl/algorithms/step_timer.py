@@ -20,11 +20,13 @@ class StepTimer(TrainerCallback):
     A phase inside another counts for itself alone, so the phases of a step add up. On CUDA a phase
     ends when its kernels have. Also logged under engine/: tokens per second, each computed once; on
     CUDA the share of the device's peak FLOP/s that the language model had, and peak memory in GiB.
+    phase: the innermost that is running, or in which an error arose.
     """
 
     def __init__(self, log_metric: Callable[[str, float], None], args: GRPOConfig) -> None:
         self.log_metric, self.peak_flops = log_metric, _peak_flops(args)
         self.tokens = self.flops = 0.0  # of this step
+        self.phase = ""
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner: list[float] = []
         self._optimizer = 0.0
@@ -32,9 +34,10 @@ class StepTimer(TrainerCallback):
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         self._inner.append(0.0)
-        start = time.perf_counter()
+        start, outer, self.phase = time.perf_counter(), self.phase, phase
         try:
             yield
+            self.phase = outer
         finally:
             _wait()
             seconds_taken = time.perf_counter() - start
@@ -48,9 +51,8 @@ class StepTimer(TrainerCallback):
         config: of the language model, which computes each unique token in `passes` passes.
         """
         self.log_metric("engine/unique_token_share", unique / stock)
-        flops = compute_flops_per_token(config, int(unique / prompts)) * passes / 3
         self.tokens += unique
-        self.flops += unique * flops
+        self.flops += language_flops(unique, prompts, config, passes)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._optimizer = time.perf_counter()
@@ -73,6 +75,14 @@ class StepTimer(TrainerCallback):
             torch.cuda.reset_peak_memory_stats()
         self.seconds.clear()
         self.tokens = self.flops = 0.0
+
+
+def language_flops(unique: int, prompts: int, config: Any, passes: float) -> float:
+    """FLOPs of `unique` tokens behind so many prompts, each in `passes` passes; a backward is two.
+
+    config: of the language model; vision tower and scorers are not among them.
+    """
+    return float(unique * compute_flops_per_token(config, int(unique / prompts)) * passes / 3)
 
 
 def _wait() -> None:

@@ -1,4 +1,4 @@
-"""TRL's logs in our words: keys of reward metrics, completions as text, advantages replaced."""
+"""TRL's batches and logs in our words: keys of metrics, completions as text, our advantages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from ..errors import printable
 from ..policy.chat import message_text
+from ..policy.shared_prefix.packing import unwrapped
+from ..policy.shared_prefix.rollout import PROMPT_IDX_KEY
+from .advantages import local_rows
+
+COMPLETIONS_INTERVAL = 20  # steps between two completions tables
 
 
 def rename_reward_metrics(metrics: dict[str, list[float]], rewards: Iterable[str]) -> None:
@@ -17,9 +26,37 @@ def rename_reward_metrics(metrics: dict[str, list[float]], rewards: Iterable[str
                 metrics[key] = metrics.pop(f"rewards/{name}/{statistic}")
 
 
-def messages_to_text(column: deque[Any]) -> None:
-    """Prompts or completions as text: tables of W&B refuse TRL's lists of messages."""
-    column.extend([message_text(column.popleft()) for _ in range(len(column))])
+def messages_to_text(column: deque[Any], printed: bool = False) -> None:
+    """Prompts or completions as text: tables of W&B refuse TRL's lists of messages.
+
+    printed: TRL prints them too, as they are, so what a terminal would act on is escaped.
+    """
+    texts = [message_text(column.popleft()) for _ in range(len(column))]
+    column.extend(map(printable, texts) if printed else texts)
+
+
+class CompletionTables:
+    """Lets TRL write its table of completions only now and then: it holds a batch of images."""
+
+    def __init__(self, wanted: bool, rows_printed: int | None = 0) -> None:
+        """rows_printed: how many TRL also prints, None for all."""
+        self.wanted, self.printed, self.next_step = wanted, rows_printed != 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next_step": self.next_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.next_step = state["next_step"]
+
+    def due(self, logs: dict[str, Any], step: int, columns: dict[str, Any]) -> bool:
+        """Whether to write one with these logs; its columns of messages are then text."""
+        if "loss" not in logs or step < self.next_step:
+            return False
+        self.next_step = step + COMPLETIONS_INTERVAL
+        if self.wanted:
+            messages_to_text(columns["prompt"], self.printed)
+            messages_to_text(columns["completion"], self.printed)
+        return self.wanted
 
 
 def replace_newest(column: deque[Any], values: list[float]) -> None:
@@ -27,3 +64,21 @@ def replace_newest(column: deque[Any], values: list[float]) -> None:
     for _ in values:
         column.pop()
     column.extend(values)
+
+
+def replace_advantages(trainer: Any, output: dict[str, Any], advantages_N: Tensor) -> None:
+    """Put these advantages of all devices in the place of TRL's, in its rollout and its log."""
+    replace_newest(trainer._logs["advantages"], advantages_N.tolist())
+    size, rank = len(output["advantages"]), trainer.accelerator.process_index
+    output["advantages"] = local_rows(advantages_N, size, rank)
+
+
+def record_rollout(trainer: Any, output: dict[str, Any]) -> None:
+    """Put the rows' prompts into TRL's rollout, their images into its log; count tokens."""
+    rollout = trainer.rollout
+    output[PROMPT_IDX_KEY] = rollout.prompt_idx
+    if trainer.log_multimodal:
+        trainer._logs["images"].extend(gather_object([[image] for image in rollout.images]))
+    tokens = rollout.tokens(output["completion_mask"])
+    config, passes = unwrapped(trainer.model).config.get_text_config(), 4 + (trainer.beta != 0)
+    trainer.timer.count(*tokens, len(rollout.prompts), config, passes)

@@ -11,17 +11,23 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
+from ..policy.load import eos_ids, forbidden_ids
 from ..policy.shared_prefix.attention import MIN_FLEX_LENGTH, faster_kernel
 from ..policy.shared_prefix.packing import layout, unwrapped
 from ..policy.shared_prefix.rollout import Rollout
 from ..policy.shared_prefix.sampler import sample
 
 
-def without_tokens(args: GRPOConfig, forbidden: Sequence[int]) -> dict[str, Any]:
-    """The user's generation arguments, with these token ids never sampled."""
-    kwargs = dict(args.generation_kwargs or {})
+def generation_arguments(args: GRPOConfig, model: Any, processor: Any) -> dict[str, Any]:
+    """The user's generation arguments, with the policy's forbidden tokens never sampled.
+
+    vLLM reads from the checkpoint's files what ends a caption: it gets the family's ends, and those
+    alone. TRL's own sampling takes them from the model.
+    """
+    kwargs, forbidden = dict(args.generation_kwargs or {}), forbidden_ids(model, processor)
     if args.use_vllm:
         kwargs["logit_bias"] = kwargs.get("logit_bias", {}) | dict.fromkeys(forbidden, -100.0)
+        kwargs |= {"ignore_eos": True, "stop_token_ids": eos_ids(model, processor)}
     else:
         kwargs["suppress_tokens"] = sorted({*forbidden, *kwargs.get("suppress_tokens", [])})
     return kwargs

@@ -26,6 +26,7 @@ from ..data.lazy import LazyImages
 from ..errors import UserError
 from ..policy import captioner
 from ..policy.hidden_states import caption_tokens, token_states
+from ..policy.shared_prefix.vision_cache import VisionCache
 from .alignment_loss import AlignmentLoss, ImageFeatures, connector_features, pooled
 from .grpo import GRPO
 
@@ -72,6 +73,7 @@ def fit_alignment(
     max_new_tokens: int,
     console: Console,
     settings: MapperSettings,
+    vision_cache: VisionCache | None = None,
 ) -> AlignmentLoss:
     """ViZer's loss with the mapper of stage 1, fitted now or kept in the run directory.
 
@@ -87,10 +89,10 @@ def fit_alignment(
             raise UserError(f"{path} was trained with other settings than mapper has now")
     else:
         if settings.source == "captions":
-            completions = _given_captions(processor, images.ids, prompt, console, settings)
+            completions = _given_captions(model, processor, images.ids, prompt, console, settings)
         else:
             completions = _own_captions(
-                model, processor, images, prompt, max_new_tokens, settings.images
+                model, processor, images, prompt, max_new_tokens, settings.images, vision_cache
             )
         if len(completions) < MIN_CAPTIONS:
             raise UserError(
@@ -104,22 +106,33 @@ def fit_alignment(
 
 
 def _given_captions(
-    processor: Any, ids: list[str], prompt: str, console: Console, settings: MapperSettings
+    model: Any,
+    processor: Any,
+    ids: list[str],
+    prompt: str,
+    console: Console,
+    settings: MapperSettings,
 ) -> dict[int, list[int]]:
     """Image number -> token ids of the caption that the user's file gives."""
     path = Path(str(settings.captions))
     captions = caption_file.read(path, ids)
+    console.print("CAPTIONS ARE READ", style="bold red", end="")
     console.print(
-        f"[bold red]CAPTIONS ARE READ[/]: {len(captions)} of {path} (mapper.source). "
-        "What this run learns is not label-free."
+        f": {len(captions)} of {path} (mapper.source). What this run learns is not label-free."
     )
     row = {image_id: number for number, image_id in enumerate(ids)}
     chosen = _subset(list(captions), settings.images)
-    return {row[i]: caption_tokens(processor, prompt, captions[i]) for i in chosen}
+    return {row[i]: caption_tokens(model, processor, prompt, captions[i]) for i in chosen}
 
 
 def _own_captions(
-    model: Any, processor: Any, images: LazyImages, prompt: str, max_new_tokens: int, count: int
+    model: Any,
+    processor: Any,
+    images: LazyImages,
+    prompt: str,
+    max_new_tokens: int,
+    count: int,
+    vision_cache: VisionCache | None,
 ) -> dict[int, list[int]]:
     """Image number -> token ids that the reference policy samples, of at most `count` images."""
     rows = _subset(range(len(images)), count)
@@ -131,6 +144,7 @@ def _own_captions(
             prompt,
             max_new_tokens=max_new_tokens,
             temperature=1.0,
+            vision_cache=vision_cache,
         )
     return {row: caption.ids for row, caption in zip(rows, captions, strict=True)}
 

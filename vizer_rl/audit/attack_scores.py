@@ -3,7 +3,7 @@
 Every metric is a mean over images with its 95 % bootstrap interval, {"value", "low", "high"}, or
 None where there was nothing to measure. "sum" is the weighted sum as training forms it: the caption
 in question is put beside the sampled captions of its image, and each reward is normalised in that
-group where the run does so.
+group where the run does so. What a gate refuses loses there; content rewards have no view of it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def weighted_sums(judges: Judges, scores_KNG: np.ndarray) -> np.ndarray:
     """(N, G) what training ranks the captions of each group by, in float64."""
     rewards_NK = torch.from_numpy(scores_KNG).double().flatten(1).T.contiguous()
     weights_K = torch.tensor(judges.weights, dtype=torch.float64)
-    total_N = group_scores(rewards_NK, weights_K, scores_KNG.shape[-1], judges.normalised)
+    gates_K, group = judges.parts.scoring.gates_K, scores_KNG.shape[-1]
+    total_N = group_scores(rewards_NK, weights_K, gates_K, group, judges.normalised)
     return total_N.view(scores_KNG.shape[1:]).numpy()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from ..data.scenes import truth_of
+from ..files import write_text
 from ..scoring.contract import RewardError
 from .attack_scores import AttackScores
 from .controls import against_truth, headroom, image_control, noise, order, policy_control, with_sum
@@ -68,7 +69,7 @@ def audit(parts: RunParts, *, thorough: bool = True) -> dict[str, Any]:
         result["headroom"] = headroom(sample, columns["sum"])
         if thorough:
             result["noise"] = noise(judges, sample, columns)
-            truth = _truth(parts)
+            truth = _truth(parts, sample.image_ids)
             result["truth"] = against_truth(sample, columns, truth) if truth else None
         for reward in parts.scoring.rewards:
             if hasattr(reward.score, "notes"):
@@ -84,9 +85,8 @@ def save(result: dict[str, Any], parts: RunParts) -> Path:
     if not directory.is_dir():
         directory = Path("audits") / parts.name
         directory.mkdir(parents=True, exist_ok=True)
-    (directory / "audit.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    html = page(result, parts.images.load)
-    (directory / "audit.html").write_text(html, encoding="utf-8")
+    write_text(directory / "audit.json", json.dumps(result, indent=1))
+    write_text(directory / "audit.html", page(result, parts.images.load))
     return directory / "audit.html"
 
 
@@ -116,10 +116,11 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(states[1])
 
 
-def _truth(parts: RunParts) -> dict[str, Any] | None:
+def _truth(parts: RunParts, ids: Sequence[str]) -> dict[str, Any] | None:
     """The truth of drawn scenes, by image id; None for anything else."""
+    from ..evaluation.metrics.scene_facts import read_truth
+
     path = truth_of(Path(parts.images.root))
     if not parts.drawn_scenes or not path.is_file():
         return None
-    truth: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return truth
+    return read_truth(path, ids, "training")

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from rewards import Bank, Encoder
+from rewards.lib.chunks import caption_cosines
 
 from ..data.lazy import LazyImages
 from ..data.perturb import View
 from ..data.sources import ImageFolder
 from ..policy import load
+from ..policy.shared_prefix.vision_cache import VisionCache
 from ..scoring.reference_policy import ReferencePolicy
 from ..scoring.reward_functions import RewardFunctions
 
@@ -30,7 +32,7 @@ class RunParts:
 
     aggregation: TRL's `multi_objective_aggregation`; scorers: the run file's `scorer`; images: the
     training images; drawn_scenes: whether they are the built-in ones; heldout: the scorer that no
-    reward uses.
+    reward uses; vision_cache: the training's, None where a group does not share its prompt.
     """
 
     name: str
@@ -47,6 +49,7 @@ class RunParts:
     heldout: Encoder
     scoring: RewardFunctions
     bank: Bank
+    vision_cache: VisionCache | None
 
 
 class Judges:
@@ -58,7 +61,8 @@ class Judges:
         self.weights = [reward.weight for reward in parts.scoring.rewards]
         self.names = [reward.name for reward in parts.scoring.rewards]
         self.milliseconds = dict.fromkeys(self.names, 0.0)
-        self.eos_ids = load.eos_ids(parts.reference.model, parts.reference.processor)
+        policy = parts.reference.model, parts.reference.processor
+        self.eos_ids, self.end_id = load.eos_ids(*policy), load.end_id(*policy)
 
     @property
     def normalised(self) -> bool:
@@ -70,9 +74,9 @@ class Judges:
         return LazyImages(self.load, ids, view)
 
     def tokenize(self, caption: str) -> list[int]:
-        """The caption as a completion, EOS at its end."""
+        """The caption as a completion, with the end that the policy writes."""
         tokenizer = self.parts.reference.processor.tokenizer
-        return [*tokenizer(caption, add_special_tokens=False)["input_ids"], self.eos_ids[0]]
+        return [*tokenizer(caption, add_special_tokens=False)["input_ids"], self.end_id]
 
     def fits(self, caption: str) -> bool:
         """Whether the caption is no longer than the policy's longest completion."""
@@ -100,9 +104,8 @@ class Judges:
 
     def heldout_scores(self, ids: Sequence[str], captions: Sequence[str]) -> np.ndarray:
         """(rows,) cosines under the held-out scorer."""
-        encoder = self.parts.heldout
-        images = encoder.image_features(ids, self.images(ids))
-        return (images * encoder.text_features(captions)).sum(-1).cpu().double().numpy()
+        cosines = caption_cosines(self.parts.heldout, ids, self.images(ids), captions)
+        return cosines.cpu().double().numpy()
 
     def log_probs(self, ids: Sequence[str], captions: Sequence[str]) -> np.ndarray:
         """(rows,) log-probability of each caption's tokens under the reference policy, in nats."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from .verdict import CHANCE, MIN_WIN_RATE
 
 STYLE = {"pass": "green", "warn": "yellow", "fail": "red"}
@@ -54,8 +55,8 @@ def _title(result: Mapping[str, Any]) -> Text:
 def _lines(result: Mapping[str, Any], max_lines: int | None = None) -> Table:
     grid = Table.grid(padding=(0, 1))
     for line in result["verdict"]["lines"][:max_lines]:
-        says = Text(line["says"])
-        says.append(f" {line['do']}" if line["do"] else "", style="bold")
+        says = Text(printable(line["says"]))
+        says.append(f" {printable(line['do'])}" if line["do"] else "", style="bold")
         grid.add_row(Text(f"  {line['level']}", style=STYLE[line["level"]]), says)
     return grid
 

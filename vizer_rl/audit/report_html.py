@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from ..errors import printable
 from .report_console import SUMMARY, control_rows
 from .verdict import CHANCE, MIN_WIN_RATE
 
@@ -56,7 +57,7 @@ figcaption small { color: var(--soft); }
 
 def page(result: Mapping[str, Any], load: Callable[[str], Image]) -> str:
     """The page of an audit; `load` gives the image of an id."""
-    overall, run = result["verdict"]["overall"], escape(result["run"])
+    overall, run = result["verdict"]["overall"], _text(result["run"])
     body = [
         f'<h1>Audit of {run}: <span class="{overall}">{overall}</span></h1>',
         f"<p>{SUMMARY[overall].capitalize()}. {_sample(result)}</p>",
@@ -85,8 +86,8 @@ def _sample(result: Mapping[str, Any]) -> str:
 
 def _verdict(result: Mapping[str, Any]) -> str:
     items = [
-        f'<li class="{line["level"]}">{escape(line["says"])}'
-        + (f"<b>{escape(line['do'])}</b>" if line["do"] else "")
+        f'<li class="{line["level"]}">{_text(line["says"])}'
+        + (f"<b>{_text(line['do'])}</b>" if line["do"] else "")
         + "</li>"
         for line in result["verdict"]["lines"]
     ]
@@ -101,8 +102,13 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f'<div class="wide">{table}</div>'
 
 
+def _text(text: str) -> str:
+    """Text as HTML: no tag, no quote that ends an attribute, no character that acts."""
+    return escape(printable(text))
+
+
 def _name(reward: str) -> str:
-    return "weighted sum" if reward == "sum" else escape(reward).replace("_", " ")
+    return "weighted sum" if reward == "sum" else _text(reward).replace("_", " ")
 
 
 def _value(value: Mapping[str, float] | float | None, rate: bool = False) -> str:
@@ -123,7 +129,7 @@ def _attacks(result: Mapping[str, Any]) -> Iterable[str]:
     for name, attack in result["attacks"].items():
         reach = "–" if attack["in_reach"] is None else f"{100 * attack['in_reach']:.0f} %"
         cells = (_value(attack["wins"][reward], True) for reward in rewards)
-        about = f"{escape(name)}<br/><small>{escape(attack['about'])}</small>"
+        about = f"{_text(name)}<br/><small>{_text(attack['about'])}</small>"
         rows.append([about, str(attack["pairs"]), reach, *cells])
     yield "<h2>Attacks</h2>"
     yield (
@@ -151,7 +157,7 @@ def _controls(result: Mapping[str, Any]) -> Iterable[str]:
     )
     yield _table(["", *map(_name, names)], rows)
     judges = [
-        [kind, *(_value(rates[judge], True) for judge in ("reward", "heldout", "policy"))]
+        [_text(kind), *(_value(rates[judge], True) for judge in ("reward", "heldout", "policy"))]
         for kind, rates in result["trust"].items()
     ]
     yield "<h2>Who can be trusted</h2>"
@@ -159,14 +165,14 @@ def _controls(result: Mapping[str, Any]) -> Iterable[str]:
     yield _table(["swapped", "weighted sum", "held-out scorer", "frozen policy"], judges)
     if order["between"]:
         yield "<h2>Rewards that say the same</h2>"
-        pairs = ([escape(p).replace("_", " "), _value(v)] for p, v in order["between"].items())
+        pairs = ([_text(p).replace("_", " "), _value(v)] for p, v in order["between"].items())
         yield _table(["pair", "rank correlation"], pairs)
 
 
 def _headroom(result: Mapping[str, Any]) -> Iterable[str]:
     headroom, truth = result["headroom"], result.get("truth")
     rows = [["what the base says now", _value(headroom["greedy"])]]
-    rows += [[f"picked from {n}", _value(value)] for n, value in headroom["best_of"].items()]
+    rows += [[f"picked from {_text(n)}", _value(value)] for n, value in headroom["best_of"].items()]
     rows += [["the pick's gain over now", _value(headroom["gain_over_greedy"])]]
     rows += [["the most that could be gained", _value(headroom["ceiling"])]]
     yield "<h2>What there is to gain</h2>"
@@ -193,9 +199,9 @@ def _examples(result: Mapping[str, Any], load: Callable[[str], Image]) -> Iterab
         )
         figures.append(
             f'<figure><img src="{_data(load(example["image_id"]))}" '
-            f'alt="{escape(example["image_id"])}"/><figcaption><b>{escape(example["attack"])}</b>'
-            f"<span>{escape(example['original'])} <small>({better:+.2f})</small></span>"
-            f'<span class="fail">{escape(example["attacked"]) or "(empty)"} '
+            f'alt="{_text(example["image_id"])}"/><figcaption><b>{_text(example["attack"])}</b>'
+            f"<span>{_text(example['original'])} <small>({better:+.2f})</small></span>"
+            f'<span class="fail">{_text(example["attacked"]) or "(empty)"} '
             f"<small>({worse:+.2f})</small></span><small>{scores}</small></figcaption></figure>"
         )
     yield f'<div class="examples">{"".join(figures)}</div>'

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rewards.lib.chunks import Chunked
+
 from ..evaluation.statistics import shuffle_apart
 from ..policy import captioner
 from .judges import UNCHANGED, Judges, Perturbation
@@ -54,15 +56,8 @@ def sample_captions(judges: Judges, count: int) -> CaptionSample:
     ids = list(parts.bank.sample.image_ids)
     ids = sorted(random.Random(1).sample(ids, min(count, len(ids))))
     repeated_ids = [i for i in ids for _ in range(GROUP_SIZE)]
-    policy, length = (parts.reference.model, parts.reference.processor), parts.max_completion_length
-    sampled = captioner.caption(
-        *policy,
-        judges.images(repeated_ids),
-        parts.prompt,
-        max_new_tokens=length,
-        temperature=parts.temperature,
-    )
-    greedy = captioner.caption(*policy, judges.images(ids), parts.prompt, max_new_tokens=length)
+    sampled = _captions(judges, repeated_ids, parts.temperature)
+    greedy = _captions(judges, ids, 0.0)
     flat, greedy_captions = [c.text for c in sampled], [c.text for c in greedy]
     heldout = judges.heldout_scores(repeated_ids, flat).reshape(len(ids), GROUP_SIZE)
     starts = range(0, len(flat), GROUP_SIZE)
@@ -72,6 +67,20 @@ def sample_captions(judges: Judges, count: int) -> CaptionSample:
     greedy_heldout = judges.heldout_scores(ids, greedy_captions)
     return CaptionSample(
         ids, captions, completion_ids, greedy_captions, heldout, greedy_heldout, original_idx
+    )
+
+
+def _captions(judges: Judges, ids: list[str], temperature: float) -> list[captioner.Caption]:
+    """A caption of each image from the reference policy, each image encoded once."""
+    parts = judges.parts
+    return captioner.caption(
+        parts.reference.model,
+        parts.reference.processor,
+        judges.images(ids),
+        parts.prompt,
+        max_new_tokens=parts.max_completion_length,
+        temperature=temperature,
+        vision_cache=parts.vision_cache,
     )
 
 
@@ -91,7 +100,7 @@ def _originals(
     rows = [n for n, g in enumerate(chosen) if g >= 0]
     encoder = judges.parts.heldout
     images = encoder.image_features(ids, judges.images(ids))
-    texts = encoder.text_features([captions[n][chosen[n]] for n in rows] or [""])
+    texts = Chunked(encoder, [captions[n][chosen[n]] for n in rows] or [""]).vectors
     for row, n in enumerate(rows):
         cosines = images @ texts[row]
         if cosines[n] < cosines.median():

@@ -9,7 +9,7 @@ from .overrides import apply_override, choose_profile, contains, merge, profile_
 from .schema import Problem, Run, raise_problems
 from .trainer_settings import GRPOSettings
 from .validate import RESOLVED, setting_problems
-from .validate_files import file_problems
+from .validate_files import Overwrite, file_problems
 
 
 def load_run(
@@ -17,7 +17,7 @@ def load_run(
     overrides: Iterable[str] = (),
     cuda: bool = False,
     resume: bool | None = None,
-    overwrite: bool | None = None,
+    overwrite: Overwrite = None,
 ) -> Run:
     """The run that file and overrides (`section.key=value`) describe, checked before anything runs.
 

@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         raise ConfigError(f"{path} is not YAML: {where}: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {content!r:.60}; allowed: keys such as `family: smolvlm`")
@@ -108,7 +108,7 @@ def apply_override(settings: dict[str, Any], key: str, text: str) -> list[Proble
     """Set one setting, in place, from text: read as YAML unless the setting's type is text."""
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         value = text
     loc = tuple(key.split("."))
     field = field_at(loc)

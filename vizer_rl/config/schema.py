@@ -65,7 +65,12 @@ class Policy(Section):
         default="auto", description="attention kernel; auto: sdpa, which a shared prefix needs"
     )
     image_splitting: bool = Field(
-        default=False, description="tile large images: more detail, more tokens"
+        default=False, description="SmolVLM: tile large images, for more detail; false: one tile"
+    )
+    max_image_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="of an image, all tiles; null: Qwen2-VL 512, SmolVLM its own",
     )
     instruct: bool | None = Field(
         default=None, description="answers questions; null: where its name says Instruct"

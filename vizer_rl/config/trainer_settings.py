@@ -97,6 +97,9 @@ DEFAULTS = {
     "num_completions_to_print": 0,
     "log_completions": True,
     "bf16": False,
+    "save_steps": 10,
+    "save_total_limit": 2,
+    "dataloader_pin_memory": False,  # would copy an image for each row of its group
 }
 
 
@@ -112,13 +115,16 @@ def trainer_arguments(
     """The settings of an algorithm from a run's `train` section over DEFAULTS, and what other
     sections decide."""
     on_cpu = not torch.cuda.is_available()
+    settings = {
+        **DEFAULTS,
+        "gradient_checkpointing": not on_cpu,
+        "dataloader_num_workers": 0 if on_cpu else min(4, os.cpu_count() or 1),
+        **train,
+    }
+    if settings["dataloader_num_workers"]:
+        settings.setdefault("dataloader_prefetch_factor", 1)  # a batch holds a whole rollout
     return config(
-        **{
-            **DEFAULTS,
-            "gradient_checkpointing": not on_cpu,
-            "dataloader_num_workers": 0 if on_cpu else min(4, os.cpu_count() or 1),
-            **train,
-        },
+        **settings,
         output_dir=str(directory),
         seed=seed,
         report_to=report_to,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from enum import EnumMeta
@@ -12,9 +13,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..errors import nearest_allowed
+from ..errors import nearest_allowed, printable
 from ..policy.families import FAMILIES
-from .schema import Mapper, Problem, section_of, type_problems, unknown_key
+from .schema import Loc, Mapper, Problem, section_of, type_problems, unknown_key
 from .trainer_settings import SETTINGS, GRPOSettings
 
 DERIVED = {  # TRL's settings that our own determine
@@ -30,7 +31,9 @@ DERIVED = {  # TRL's settings that our own determine
     "remove_unused_columns": "always false, for rewards need the images",
     "load_best_model_at_end": "the monitor keeps the best adapter",
     "resume_from_checkpoint": "set by the flag --resume",
+    "hub_token": "it would be written into the run directory; set HF_TOKEN in the environment",
 }
+SECRET = re.compile(r"://[^/\s:@]*:[^/\s@]+@|\b(hf_|wandb_v1_)\w{20,}")  # a password, a token
 CHOICES: dict[str, tuple[str, ...]] = {  # TRL types these as plain text
     "loss_type": ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
@@ -46,7 +49,8 @@ def setting_problems(settings: dict[str, Any]) -> list[Problem]:
     train, algorithm = section_of(settings, "train"), settings.get("algorithm", "grpo")
     return [
         *type_problems(settings),
-        *_names(settings),
+        *name_problems(settings),
+        *_texts(settings),
         *_rewards(section_of(settings, "rewards")),
         *_train(train, algorithm),
         *_batch(train),
@@ -54,7 +58,20 @@ def setting_problems(settings: dict[str, Any]) -> list[Problem]:
     ]
 
 
-def _names(settings: dict[str, Any]) -> Iterator[Problem]:
+def _texts(settings: Any, loc: Loc = ()) -> Iterator[Problem]:
+    """Texts that no file of a run may hold: secrets, and what UTF-8 cannot write."""
+    if isinstance(settings, dict | list):
+        items = settings.items() if isinstance(settings, dict) else enumerate(settings)
+        for key, value in items:
+            yield from _texts(value, (*loc, str(key)))
+    elif isinstance(settings, str) and SECRET.search(settings):
+        yield loc, "it holds a password or token, which would be written into the run directory"
+    elif isinstance(settings, str) and re.search(r"[\ud800-\udfff]", settings):
+        yield loc, f"{printable(settings)!r:.60} has bytes that are not UTF-8"
+
+
+def name_problems(settings: dict[str, Any]) -> Iterator[Problem]:
+    """A family or algorithm that there is not, or a way of sampling that breaks a family."""
     for key, table, default in (("family", FAMILIES, None), ("algorithm", SETTINGS, "grpo")):
         name = settings.get(key, default)
         if isinstance(name, str) and name not in table:
@@ -94,6 +111,8 @@ def _reward_parameters(
     weight = parameters.get("weight", 1.0)
     if type(weight) not in (int, float) or not math.isfinite(weight):
         yield "weight", f"{weight!r}; allowed: a finite number"
+    elif weight < 0 and getattr(reward, "gates", False):
+        yield "weight", f"{weight!r}; allowed for a gate: 0 (only logged) or more"
     is_class = inspect.isclass(reward)
     signature = inspect.signature(reward, eval_str=True).parameters if is_class else {}
     for key, value in parameters.items():

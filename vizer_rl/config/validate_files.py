@@ -11,15 +11,17 @@ from typing import Any
 from ..assets import ASSETS, SCORERS
 from ..data.sources import find_files
 from ..errors import ImageError, nearest_allowed, nearest_match, path_not_found
+from ..files import checkpoints
 from ..policy.families import FAMILIES
 from .schema import Loc, Problem, Scorer, section_of
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+Overwrite = bool | str | None  # "finished": a run that came to its end
 EMBEDDED_SCORERS = [name.replace("scorer-", "embedded:") for name in SCORERS]
 
 
 def file_problems(
-    settings: dict[str, Any], resume: bool | None, overwrite: bool | None
+    settings: dict[str, Any], resume: bool | None, overwrite: Overwrite
 ) -> Iterator[Problem]:
     """Problems of the files that the settings name; None, None: no check of the run directory."""
     captions = section_of(settings, "mapper").get("captions")
@@ -31,8 +33,9 @@ def file_problems(
     elif images is None and settings["profile"] == "full":
         yield ("data", "images"), "profile full needs images: IMAGES=/folder or data.images=/folder"
     model = section_of(settings, "policy").get("model")
-    if isinstance(model, str) and model != "embedded":
-        yield from ((("policy", "model"), why) for why in _model(model, settings.get("family")))
+    if isinstance(model, str):
+        problems = model_problems(model, settings.get("family"))
+        yield from ((("policy", "model"), why) for why in problems)
     for key, scorer in section_of(settings, "scorer").items():
         if isinstance(scorer, str) and key in Scorer.model_fields:
             yield from ((("scorer", key), why) for why in scorer_problems(scorer))
@@ -68,7 +71,10 @@ def _images(images: str) -> Iterator[str]:
         yield str(error)
 
 
-def _model(model: str, family: object) -> Iterator[str]:
+def model_problems(model: str, family: object) -> Iterator[str]:
+    """Problems of a policy's checkpoint that can be found without loading it."""
+    if model == "embedded":
+        return
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if model[:1] in "./~" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
@@ -137,12 +143,19 @@ def _same_activation(model: str, tag: str) -> bool:
     return bool(built.get("quick_gelu", False) == trained.get("quick_gelu", False))
 
 
-def _directory(directory: Path, resume: bool | None, overwrite: bool | None) -> Iterator[str]:
+def _directory(directory: Path, resume: bool | None, overwrite: Overwrite) -> Iterator[str]:
+    newest = next(iter(checkpoints(directory)), None)
+    if overwrite == "finished":  # what was stopped on its way is not lost by starting it again
+        overwrite = newest is None or (directory / "eval.json").is_file()
     if resume and overwrite:
         yield "--resume and --overwrite exclude each other: give one"
     elif resume and not directory.is_dir():
         yield f"nothing to resume: {path_not_found(directory)}"
-    elif resume and not any(directory.glob("checkpoint-*")):
+    elif resume and newest is None:
         yield f"nothing to resume: no checkpoint-* in {directory}"
-    elif directory.exists() and not (resume or overwrite):
-        yield f"{directory} exists: --resume goes on, --overwrite starts anew, or give another name"
+    elif directory.is_dir() and any(directory.iterdir()) and not (resume or overwrite):
+        if newest:
+            on = f"was stopped after {newest.name}: --resume (make: FLAGS=--resume) goes on from it"
+        else:
+            on = "exists"
+        yield f"{directory} {on}, --overwrite starts anew, or give another name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +13,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import ImageError
 
 MAX_PIXELS = 178_956_970  # holds even where PIL.Image.MAX_IMAGE_PIXELS was raised or switched off
+MAX_ASPECT = 200  # longer images are refused: Qwen2-VL's processor raises on them
 NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}  # EPS runs programs
 SUFFIXES = {end for end, name in Image.registered_extensions().items() if name not in NOT_RASTER}
+KEPT_SIDES = 1536, 1024  # pixels, long and short: a policy's tiles and tokens, a scorer's crops
 FORMATS = tuple(name for name in Image.ID if name not in NOT_RASTER)
 
 
 def decode(path: Path) -> Image.Image:
-    """Decode the first frame of a file to RGB, 8 bits a channel, or raise ImageError(reason)."""
+    """Decode the first frame of a file to RGB, 8 bits a channel, or raise ImageError(reason).
+
+    A JPEG is decoded at a half, a quarter or an eighth of its sides where that leaves KEPT_SIDES:
+    everywhere alike, so that an image has the same pixels for policy, scorers and caches.
+    """
     with _open_image(path) as image:
         return to_rgb(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height by the header, as stored (EXIF may turn them); ImageError(reason)."""
+    with _open_image(path) as image:
+        return image.size
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -55,13 +68,19 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
     """An open image; whatever goes wrong within becomes ImageError("reason (details)")."""
     try:
         str(path).encode()  # a name that is not UTF-8 cannot become an Arrow string
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device never ends
+            raise ImageError("not a plain file")
+        if status.st_size == 0:
             raise ImageError("empty file (0 bytes)")
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"more than {MAX_PIXELS} pixels ({image.width} x {image.height})")
             if min(image.size) < 2:
                 raise ImageError(f"less than 2 pixels a side ({image.width} x {image.height})")
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise ImageError(f"longer than 1:{MAX_ASPECT} ({image.width} x {image.height})")
+            image.draft(None, KEPT_SIDES if image.width >= image.height else KEPT_SIDES[::-1])  # type: ignore[arg-type]
             yield image
     except ImageError:
         raise

@@ -10,13 +10,14 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import ImageError, path_not_found
-from .decode import SUFFIXES, decode, decode_error
+from .decode import KEPT_SIDES, SUFFIXES, decode, decode_error, image_size
 
 DECODE_AT_INDEX = 2_000  # sources of up to this many files are decoded in full when indexed
 
@@ -31,12 +32,23 @@ class ImageFolder:
     skipped: dict[str, str]
 
     @classmethod
-    def index(cls, source: str | Path, limit: int | None = None, seed: int = 0) -> ImageFolder:
-        """Index a folder, glob pattern or file, or `limit` random images of it; else ImageError."""
+    def index(
+        cls,
+        source: str | Path,
+        limit: int | None = None,
+        seed: int = 0,
+        decoded: Path | None = None,
+    ) -> ImageFolder:
+        """Index a folder, glob pattern or file, or `limit` random images of it; else ImageError.
+
+        decoded: lists the files that have been decoded in full, which then are not decoded again.
+        """
         if limit is not None and limit < 1:
             raise ImageError(f"limit must be at least 1, got {limit}.")
         root, files = find_files(source)
-        check = partial(decode_error, full_decode=len(files) <= DECODE_AT_INDEX)
+        full = len(files) <= DECODE_AT_INDEX
+        before = decoded.read_text().splitlines() if decoded and decoded.is_file() else ()
+        check = partial(_problem, full_decode=full, decoded=frozenset(before))
         with warnings.catch_warnings(), ThreadPool() as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             problems = list(pool.imap(check, files, chunksize=4))
@@ -47,6 +59,12 @@ class ImageFolder:
             counts = f"{len(files)} image files found, {len(skipped)} skipped"
             reason = Counter(reasons).most_common(1)[0][0]
             raise ImageError(f"No usable image in '{source}': {counts}, mostly because: {reason}.")
+        if decoded and full:
+            names = {_name(root / image_id) for image_id in good}
+            decoded.parent.mkdir(parents=True, exist_ok=True)
+            draft = decoded.with_suffix(f".{os.getpid()}")  # several devices may write at once
+            draft.write_text("".join(f"{name}\n" for name in sorted({*before, *names})))
+            draft.replace(decoded)
         ids = sorted(random.Random(seed).sample(good, min(limit or len(good), len(good))))
         return cls(str(source), root, ids, skipped)
 
@@ -62,11 +80,39 @@ class ImageFolder:
         except ImageError as error:
             raise ImageError(f"Cannot use image '{self.root / image_id}': {error}.") from error
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(width, height) of each image, read from its header, not turned by EXIF; ImageError."""
+        with ThreadPool() as pool:
+            return pool.map(image_size, self.paths, chunksize=16)
+
+    def identity(self, image_id: str) -> str:
+        """32 hexadecimal digits for an image's file and state: path, size, time of change."""
+        path = self.root / image_id
+        try:
+            return _name(path)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+            raise ImageError(f"Cannot use image '{path}': {reason}.") from error
+
     def write_skipped(self, path: str | Path) -> None:
         """Write one JSON line {"path", "reason"} per skipped file, if there is any."""
         lines = [json.dumps({"path": p, "reason": r}) + "\n" for p, r in self.skipped.items()]
         if lines:
             Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def _name(path: Path) -> str:
+    """32 hexadecimal digits for a file, its state and how it is decoded; OSError."""
+    stat = path.stat()
+    facts = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {KEPT_SIDES}"
+    return blake2b(os.fsencode(facts), digest_size=16).hexdigest()
+
+
+def _problem(path: Path, full_decode: bool, decoded: frozenset[str]) -> str | None:
+    """Why a file cannot be used; None where it can, or could when it was as it is now."""
+    if decoded and path.is_file() and _name(path) in decoded:
+        return None
+    return decode_error(path, full_decode)
 
 
 def find_files(source: str | Path) -> tuple[Path, list[Path]]:

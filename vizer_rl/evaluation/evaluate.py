@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
+from rewards.lib.chunks import caption_cosines
+
 from ..config.run_dir import read_heldout, read_run
 from ..config.schema import Run
+from ..config.validate_files import model_problems, scorer_problems
 from ..data.scenes import truth_of
-from ..data.sources import ImageFolder
-from ..errors import ImageError, UserError, path_not_found
+from ..data.sources import ImageFolder, find_files
+from ..errors import ImageError, UserError, printable
+from ..files import write_jsonl, write_text
 from ..policy import captioner, load
+from ..policy.lora import load_adapter
 from ..policy.shared_prefix.vision_cache import build_vision_cache
 from ..scoring import clip
 from .before_after import Pair, summary
-from .tables import make_table, print_evaluation
+from .metrics.scene_facts import read_truth
+from .tables import PlainConsole, make_table, print_evaluation
 
 IMAGE_BATCH = 32  # images decoded and captioned together
 
@@ -36,8 +42,10 @@ def evaluate(run_directory: Path) -> None:
 
     UserError where the run has no adapter, no held-out image can be used or truth is missing.
     """
-    console = _console()
+    console = PlainConsole()
     run = _trained_run(run_directory)
+    for problem in scorer_problems(run.scorer.heldout):
+        raise UserError(f"held-out scorer of run '{run_directory}': {problem}")
     heldout = read_heldout(run_directory)
     images = ImageFolder(heldout["source"], Path(heldout["source"]), heldout["ids"], {})
     truth_by_id = _read_truth(heldout, console)
@@ -47,34 +55,60 @@ def evaluate(run_directory: Path) -> None:
     truths = [truth_by_id[pair.image_id] for pair in pairs] if truth_by_id else None
 
     result = summary(pairs, truths)
-    (run_directory / "eval.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    rows = [{"image_id": p.image_id, "base": p.base, "trained": p.trained} for p in pairs]
+    write_text(run_directory / "eval.json", json.dumps(result, indent=1))
+    rows: list[dict[str, Any]] = [
+        {
+            "image_id": p.image_id,
+            "base": p.base,
+            "trained": p.trained,
+            "base_score": p.base_cosine,
+            "trained_score": p.trained_cosine,
+        }
+        for p in pairs
+    ]
     for row, truth in zip(rows, truths or [], strict=bool(truths)):
         row["truth"] = truth["caption"]
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    (run_directory / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_jsonl(run_directory / "captions.jsonl", rows)
     print_evaluation(console, result, rows)
     console.print(f"\nRun directory: {run_directory}", soft_wrap=True)
 
 
-def caption(run_directory: Path, images: list[Path]) -> None:
-    """Print the captions of image files before and after training, side by side."""
-    console = _console()
+def caption(run_directory: Path, sources: Sequence[Path]) -> None:
+    """Print the captions of images before and after training, side by side, in the order given.
+
+    sources: files, folders and glob patterns; images are named from the deepest folder that holds
+    them all. What cannot be used is named and left out; UserError
+    where nothing is left.
+    """
+    console = PlainConsole()
     run = _trained_run(run_directory)
-    missing = [path_not_found(path) for path in images if not path.expanduser().is_file()]
-    if missing:
-        raise UserError("\n".join(f"image {sentence}" for sentence in missing))
-    names = [str(path.expanduser()) for path in images]
+    names, missing = _image_files(sources)
+    if not names:
+        raise UserError("\n".join(missing))
+    for sentence in missing:
+        console.print(f"Left out: {printable(sentence)}", soft_wrap=True)
     table = make_table("image", "base", "trained")
     files = ImageFolder("", Path(), names, {})
+    folder = os.path.commonpath([Path(name).absolute().parent for name in names])
     for pair in _caption_pairs(run, run_directory / "adapter", files, console):
-        table.add_row(Path(pair.image_id).name, pair.base, pair.trained)
+        path = Path(pair.image_id).absolute().relative_to(folder)
+        table.add_row(str(path), pair.base, pair.trained)
     console.print(table)
 
 
-def _console() -> Console:
-    """A console that prints captions as they are: "[red]" and ":star:" are text."""
-    return Console(markup=False, emoji=False, highlight=False)
+def _image_files(sources: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """The files of all sources, each once, and a sentence for each source that has none."""
+    names, missing = dict[str, None](), list[str]()
+    for source in sources:
+        try:
+            _, files = find_files(source)
+        except ImageError as error:
+            missing.append(f"image {str(error).removesuffix('.')}")
+            continue
+        names |= dict.fromkeys(map(str, files))
+        if not files:
+            missing.append(f"no image file in '{source}'")
+    return list(names), missing
 
 
 def _trained_run(run_directory: Path) -> Run:
@@ -85,6 +119,8 @@ def _trained_run(run_directory: Path) -> Run:
             f"run '{run_directory}' has no trained weights: '{run_directory / 'adapter'}' holds no "
             f"adapter; train it to its first look at the held-out scorer"
         )
+    for problem in model_problems(run.policy.model, run.family):
+        raise UserError(f"policy.model of run '{run_directory}': {problem}")
     return run
 
 
@@ -96,11 +132,7 @@ def _read_truth(heldout: Mapping[str, Any], console: Console) -> dict[str, Any] 
     if not path.is_file():
         console.print(f"Facts are not scored, because {path} is not there.", soft_wrap=True)
         return None
-    truth_by_id: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    missing = [image_id for image_id in heldout["ids"] if image_id not in truth_by_id]
-    if missing:
-        raise UserError(f"{path} lacks {len(missing)} held-out scenes, the first: {missing[0]}")
-    return truth_by_id
+    return read_truth(path, heldout["ids"], "held-out")
 
 
 def _caption_pairs(
@@ -113,7 +145,7 @@ def _caption_pairs(
     """Both captions of every image that can be decoded; the others are named and left out."""
     policy = run.policy.model_dump(exclude={"instruct", "lora"})
     model, processor = load.load_policy(run.family, **policy)
-    model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    model = load_adapter(model, adapter)
     engine = run.engine.model_dump()
     vision_cache = build_vision_cache(model, processor, run.family, **engine)
     length, pairs = int(run.train["max_completion_length"]), list[Pair]()
@@ -143,7 +175,7 @@ def _decoded(
         try:
             yield image_id, images.load(image_id)
         except ImageError as error:
-            console.print(f"Left out: {error}", soft_wrap=True)
+            console.print(f"Left out: {printable(str(error))}", soft_wrap=True)
 
 
 def _cosines(
@@ -152,5 +184,4 @@ def _cosines(
     """Cosine of each image with its caption; NaN without a scorer."""
     if scorer is None:
         return [math.nan] * len(captions)
-    products = scorer.image_features(ids, pictures) * scorer.text_features(captions)
-    return [float(cosine) for cosine in products.sum(-1)]
+    return [float(cosine) for cosine in caption_cosines(scorer, ids, pictures, captions)]

@@ -1,4 +1,8 @@
-"""Console tables of an evaluation: each metric of base, trained and change with its interval."""
+"""Console and tables of an evaluation: each metric of base, trained and change with its interval.
+
+Captions, file names and models' names are data: the console takes no markup from them and shows
+their control characters as escapes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ..errors import printable
 from .metrics.scene_facts.facts import KINDS
 from .statistics import Estimate
 
@@ -23,6 +29,17 @@ LABELS = {
     "mean_length": "words",
     "heldout_score": "held-out score",
 }
+
+
+class PlainConsole(Console):
+    """A console that prints text as it is: "[red]" and ":star:" are text, and so is an escape."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's, of every string that is printed, cells of tables included."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
 
 def print_evaluation(
@@ -52,6 +69,8 @@ def print_evaluation(
         return
     console.print(f"\nThe first {len(changed)} held-out images whose caption changed, none picked:")
     grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        grid.add_column(overflow="fold")  # no caption is cut, however long its words are
     for row in changed:
         grid.add_row("image", row["image_id"])
         grid.add_row("  before", row["base"])
@@ -65,7 +84,10 @@ def make_table(*columns: str) -> Table:
     """An empty table with these column heads, ruled below them only."""
     # Gaps of 2, for the widest row is 14 + 3 x 20 characters: "-.123 [-.145, -.101]".
     gap = (0, 1, 0, 0)
-    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=gap)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=gap)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _interval(estimate: Estimate, metric: str, side: str) -> str:

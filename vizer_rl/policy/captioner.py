@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL.Image import Image
 
+from .batches import TOWER, batches, free_memory, memory_budget, row_bytes
 from .chat import chat_text, messages
 from .load import eos_ids, forbidden_ids
 from .shared_prefix.sampler import sample
 from .shared_prefix.vision_cache import VisionCache
+from .vision import ImageInputs, join_images, process_images, tower_inputs
+
+DECODED = 2**30  # bytes of decoded images that are held at a time
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,11 @@ def caption(
 ) -> list[Caption]:
     """One caption for each image; temperature 0 is greedy. Special tokens are never sampled.
 
-    With a `vision_cache` an image that is in the cache is not encoded again; sharded: weights are
-    spread over devices.
+    At most `batch_size` rows go through the model together, fewer where they would take up more
+    than `batches.memory_budget` of what is free. With a `vision_cache` an image that is in the
+    cache is not encoded again; sharded: weights are spread over devices.
     """
     text = chat_text(processor, messages(prompt))
-    end, completions = set(eos_ids(model, processor)), list[list[int]]()
     generation = {
         "do_sample": bool(temperature),
         "temperature": temperature or None,
@@ -52,19 +56,56 @@ def caption(
         "suppress_tokens": forbidden_ids(model, processor) or None,
         "pad_token_id": processor.tokenizer.pad_token_id,
     }
-    for start in range(0, len(images), batch_size):
-        batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
-        texts = [text] * len(batch)
-        if vision_cache is not None:
-            prompts = vision_cache.prompts(batch, texts, sharded=sharded)
-            static = vision_cache.cuda
-            sampled = sample(model, prompts, range(len(batch)), static_shapes=static, **generation)
-            completions += sampled.ids
-            continue
-        pictures = [[image] for image in batch]
-        inputs = processor(images=pictures, text=texts, padding=True, return_tensors="pt")
-        ids = model.generate(**inputs.to(model.device), **generation)
-        for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
-            completions.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), None)])
+    budget, completions = memory_budget(free_memory(model.device)), list[list[int]]()
+
+    def size(row: ImageInputs) -> int:
+        return _row_bytes(model, row, max_new_tokens)
+
+    if vision_cache is None:
+        decoded = (images[i] for i in range(len(images)))
+        inputs = (process_images(processor, [image], [text])[0] for image in decoded)
+        for batch in batches(inputs, size, budget, batch_size):
+            completions += _generate(model, processor, batch, generation)
+    else:
+        for window in _decoded(images, batch_size):
+            entries = vision_cache.entries(window, [text] * len(window), sharded=sharded)
+            for batch in batches(entries, size, budget, batch_size):
+                prompts, static = vision_cache.on_device(batch), vision_cache.cuda
+                rows = range(len(batch))
+                completions += sample(model, prompts, rows, static_shapes=static, **generation).ids
     captions = processor.tokenizer.batch_decode(completions, skip_special_tokens=True)
     return [Caption(c.strip(), ids) for c, ids in zip(captions, completions, strict=True)]
+
+
+def _row_bytes(model: Any, row: ImageInputs, max_new_tokens: int) -> int:
+    """Bytes of a row: what the language model takes up, and the tower where it is to encode it."""
+    itemsize, pixels = model.dtype.itemsize, row.get("pixel_values")
+    tower = 0 if pixels is None else TOWER * pixels.numel() * itemsize
+    config = model.config.get_text_config()
+    return row_bytes(config, len(row["ids"]), max_new_tokens, itemsize) + tower
+
+
+def _decoded(images: Sequence[Image], limit: int) -> Iterator[list[Image]]:
+    """The images by up to `limit`, and up to DECODED bytes of pixels."""
+    decoded = (images[i] for i in range(len(images)))
+    return batches(decoded, lambda image: 3 * image.width * image.height, DECODED, limit)
+
+
+def _generate(
+    model: Any, processor: Any, rows: Sequence[ImageInputs], generation: dict[str, Any]
+) -> list[list[int]]:
+    """Completions as transformers generates them, one row each, padded on the left."""
+    ids = [row["ids"] for row in rows]
+    length, pad_id = max(map(len, ids)), processor.tokenizer.pad_token_id
+    input_ids = torch.full((len(rows), length), pad_id)
+    mask = torch.zeros_like(input_ids)
+    for r, row in enumerate(ids):
+        input_ids[r, length - len(row) :], mask[r, length - len(row) :] = row, 1
+    inputs = {"input_ids": input_ids.to(model.device), "attention_mask": mask.to(model.device)}
+    inputs |= join_images([tower_inputs(row, model.device) for row in rows])
+    if "image_grid_thw" in inputs:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+    end, completions = set(eos_ids(model, processor)), list[list[int]]()
+    for row in model.generate(**inputs, **generation)[:, length:].tolist():
+        completions.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), None)])
+    return completions

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .image_tokens import ImageTokens, PixelTokens, TileTokens
+
 
 @dataclass(frozen=True)
 class Family:
@@ -13,8 +15,9 @@ class Family:
     positions in time, height and width; shared_prefix: whether a group can share one prompt, else
     every caption is a row of its own; lora: regular expression of the modules that LoRA adapts (the
     language model's projections, nothing of tower or connector); chat_template: for a base model
-    whose processor has none; splits: whether its processor tiles large images; vllm: whether TRL
-    may sample from it with vLLM.
+    whose processor has none; ends: every token that ends a caption, in the checkpoints that have
+    it; images: how its processor turns an image into tokens, with the default budget; vllm: whether
+    TRL may sample from it with vLLM.
     """
 
     model_types: tuple[str, ...]
@@ -23,7 +26,8 @@ class Family:
     shared_prefix: bool
     lora: str
     chat_template: str
-    splits: bool
+    ends: tuple[str, ...]
+    images: ImageTokens
     vllm: bool
 
 
@@ -41,7 +45,8 @@ FAMILIES = {
             "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
             "{% endfor %}{% endfor %}"
         ),
-        splits=True,
+        ends=("<end_of_utterance>", "<|im_end|>", "<|endoftext|>"),
+        images=TileTokens(),
         vllm=False,  # corrupts prompts silently: trl#6294
     ),
     "qwen2vl": Family(
@@ -55,7 +60,8 @@ FAMILIES = {
             "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
             "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
         ),
-        splits=False,
+        ends=("<|im_end|>", "<|endoftext|>"),
+        images=PixelTokens(default=512),  # R1-V's and others' max_pixels of 401,408
         vllm=True,
     ),
 }

@@ -19,6 +19,7 @@ from rewards.lib.images import image_hash
 
 from ..data.perturb import VIEWS
 from .chat import answer_text, chat_text, messages
+from .load import end_id
 from .vision import ImageInputs, encode_images, process_images
 
 TOKENS = 8192  # in one forward pass of the language model, padding included
@@ -125,9 +126,13 @@ def token_states(
     return hidden[:, -length - 1 : -1], mask.to(model.device)
 
 
-def caption_tokens(processor: Any, prompt: str, caption: str) -> list[int]:
-    """A given caption's token ids as the policy would have written them, with its end."""
-    tokenizer = processor.tokenizer
+def caption_tokens(model: Any, processor: Any, prompt: str, caption: str) -> list[int]:
+    """A given caption's token ids as the policy would have written them, with its end.
+
+    What looks like a special token in it is none.
+    """
     text = answer_text(processor, chat_text(processor, messages(prompt)), caption)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id]
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
+    return [*ids, end_id(model, processor)]

@@ -1,4 +1,4 @@
-"""LoRA adapters switched off and merged, without the price of PEFT's own ways.
+"""LoRA adapters configured, loaded, switched off and merged, without the price of PEFT's own ways.
 
 PEFT's `disable_adapter` goes through all modules of the model three times, which takes longer than
 a small model's forward; its merge and unmerge leave rounding errors behind in the weights.
@@ -9,11 +9,58 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import UserError
+from ..files import CHECKSUMS, damage, read_json
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter of a folder, ready to be evaluated.
+
+    Raises UserError where a file is missing or damaged, or the adapter is not of this model.
+    """
+    if (folder / CHECKSUMS).is_file() and (fault := damage(folder)):
+        raise UserError(f"adapter '{folder}' is damaged: {fault}")
+    read_json(folder / CONFIG, dict[str, Any])
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"'{folder / WEIGHTS}' cannot be read: {error}") from error
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    except DAMAGED as error:  # PEFT has no class of its own for a config or shapes that do not fit
+        reason = " ".join(str(error).split())
+        raise UserError(f"adapter '{folder}' does not fit the policy: {reason:.300}") from error
+    fitted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if differing := sorted(weights.keys() ^ fitted.keys()):
+        raise UserError(
+            f"adapter '{folder}' does not fit the policy: {len(differing)} weights are only in "
+            f"one of them, the first: {differing[0]}"
+        )
+    return adapted
+
+
+def lora_config(modules: str, r: int, alpha: int, dropout: float) -> LoraConfig:
+    """LoRA of rank r on the modules that a regular expression names; nothing else learns."""
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=modules,
+        task_type="CAUSAL_LM",
+    )
 
 
 def fast_disable_adapter(model: Any) -> None:

@@ -16,7 +16,10 @@ TOWER_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
 def process_images(
     processor: Any, images: Sequence[Image], texts: Sequence[str]
 ) -> list[ImageInputs]:
-    """Token ids and pixels of each image with its text (in chat form), on the CPU."""
+    """Token ids and pixels of each image with its text (in chat form), on the CPU.
+
+    Pixels are float32, masks boolean; no tensor is a view of a larger one.
+    """
     bos = processor.tokenizer.bos_token
     special = bos is None or not texts[0].startswith(bos)  # as apply_chat_template does
     inputs = processor(
@@ -34,9 +37,23 @@ def process_images(
         ]
     masks = inputs["pixel_attention_mask"]
     return [
-        {"ids": i, "pixel_values": p[None, :n], "pixel_attention_mask": m[None, :n]}
+        {
+            "ids": i,
+            "pixel_values": p[None, :n].clone(),
+            "pixel_attention_mask": m[None, :n].bool(),
+        }
         for i, p, m, n in zip(ids, pixels, masks, map(_tiles, masks), strict=True)
     ]
+
+
+def raw_size(image: Image) -> int:
+    """Bytes of an image's pixels in float32 at its own size, as a processor holds them."""
+    return 12 * image.width * image.height
+
+
+def pixel_count(inputs: ImageInputs) -> int:
+    """How many numbers of an image go through the tower."""
+    return inputs["pixel_values"].numel()
 
 
 def _tiles(mask: Tensor) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import open_clip
@@ -14,10 +16,12 @@ from rewards.lib.images import image_hash
 
 from ..assets import ASSETS
 from ..config.validate_files import scorer_problems
+from ..data.lazy import LazyImages, map_rows
 from ..errors import UserError
 from ..policy.weights_hash import weights_hash
 
 STORE_MIN = 256  # images: fewer are quicker encoded than read from the store
+BATCH = 64  # images encoded together
 
 
 class OpenClip:
@@ -65,29 +69,36 @@ class OpenClip:
 
     def _encode(self, rows: dict[str, int], images: Sequence[Image]) -> None:
         """Encode images by id; rows: image id -> its row in `images`."""
-        ids = list(rows)
-        for start in range(0, len(ids), 64):
-            chunk = ids[start : start + 64]
-            pixels = torch.stack([self.preprocess(images[rows[i]]) for i in chunk])
+        ids, pixels = list(rows), map_rows(images, [*rows.values()], self.preprocess)
+        for start in range(0, len(ids), BATCH):
+            batch = torch.stack(list(islice(pixels, BATCH)))
             features = self.model.encode_image(
-                pixels.to(self.device, self.dtype), normalize=True
+                batch.to(self.device, self.dtype), normalize=True
             ).float()
-            self._features.update(zip(chunk, features, strict=True))
+            self._features.update(zip(ids[start : start + BATCH], features, strict=True))
+        next(pixels, None)  # ends what shows the progress
 
     def _encode_stored(self, rows: dict[str, int], images: Sequence[Image]) -> None:
-        """Take features from the store, by pixels and weights; encode and add what it lacks."""
+        """Take features from the store, by image and weights; encode and add what it lacks.
+
+        An image is named by its file where it has one, and then not decoded; else by its pixels.
+        """
         assert self.store is not None
-        hashes = {i: image_hash(images[row]) for i, row in rows.items()}
+        names = dict(zip(rows, image_names(images, [*rows.values()]), strict=True))
         key = weights_hash(self.model.named_parameters(), str(self.preprocess), str(self.dtype))
         path = self.store / f"clip-{key}.safetensors"
         stored = load_file(path) if path.exists() else {}
-        self._features |= {i: stored[h].to(self.device) for i, h in hashes.items() if h in stored}
-        missing = {i: row for i, row in rows.items() if hashes[i] not in stored}
-        self._encode(missing, images)
-        if missing:
-            stored |= {hashes[i]: self._features[i].cpu() for i in missing}
-            self.store.mkdir(parents=True, exist_ok=True)
-            save_file(stored, path)
+        self._features |= {i: stored[n].to(self.device) for i, n in names.items() if n in stored}
+        missing = {i: row for i, row in rows.items() if names[i] not in stored}
+        try:
+            self._encode(missing, images)
+        finally:  # what was encoded before an error or Ctrl-C need not be encoded again
+            new = {names[i]: self._features[i].cpu() for i in missing if i in self._features}
+            if new:
+                self.store.mkdir(parents=True, exist_ok=True)
+                draft = path.with_suffix(f".{os.getpid()}")  # several devices may write at once
+                save_file(stored | new, draft)
+                draft.replace(path)
 
     @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> torch.Tensor:
@@ -114,6 +125,13 @@ class OpenClip:
         # last place is left out, for some tokenizers always end with a token of their own.
         beyond = self.tokenizer(list(captions), context_length=4 * length)[:, length:-1]
         return (beyond != beyond[:, :1]).any(1).tolist()
+
+
+def image_names(images: Sequence[Image], rows: Sequence[int]) -> list[str]:
+    """32 hexadecimal digits that name the image of each row: by file if lazy, else by pixels."""
+    if isinstance(images, LazyImages) and (identities := images[list(rows)].identities()):
+        return identities
+    return list(map_rows(images, rows, image_hash))
 
 
 class Encoders:

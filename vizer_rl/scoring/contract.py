@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import signal
+import threading
 import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,10 +21,49 @@ from rewards import CaptionBatch
 from ..errors import UserError
 
 Column = list[float | None]
+LIMIT_SECONDS = 600.0  # for one reward on the captions of a rollout
+TOO_LONG = (
+    "reward {name!r} did not come back within {seconds:g} s: it hangs, or what it waits for does"
+)
 
 
 class RewardError(UserError):
     """A reward broke its contract: which, how, and on which caption."""
+
+
+@contextmanager
+def time_limit(name: str) -> Iterator[None]:
+    """Inside, reward `name` has LIMIT_SECONDS; RewardError where it takes longer.
+
+    By the alarm signal, so only in the main thread, and where Python code is running.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: Any) -> None:
+        raise RewardError(TOO_LONG.format(name=name, seconds=LIMIT_SECONDS))
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@asynccontextmanager
+async def time_limit_async(name: str) -> AsyncIterator[None]:
+    """The same of an asynchronous reward."""
+    limit = asyncio.timeout(LIMIT_SECONDS)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise RewardError(TOO_LONG.format(name=name, seconds=LIMIT_SECONDS)) from error
 
 
 def checked(name: str, scores: Any, batch: CaptionBatch) -> Column:

@@ -14,11 +14,13 @@ from PIL.Image import Image
 
 from rewards.lib.images import Picked
 
+from ..data.lazy import map_rows
 from ..data.perturb import VIEWS
 from ..policy import captioner
 from ..policy.chat import answer_text, chat_text, messages
 from ..policy.families import FAMILIES
 from ..policy.hidden_states import TOKENS, hidden_states
+from ..policy.load import end_id
 from ..policy.lora import adapter_off
 from ..policy.vision import ImageInputs, encode_images, process_images
 from ..policy.weights_hash import weights_hash
@@ -69,9 +71,10 @@ class ReferencePolicy:
         where = {i: row for row, i in reversed(list(enumerate(ids))) if i not in self._features}
         inputs: dict[str, ImageInputs] = {}
         with self._as_before_training():
-            for name, row in where.items():
-                token = str(self.processor.image_token)
-                (inputs[name],) = process_images(self.processor, [images[row]], [token])
+            token = str(self.processor.image_token)
+            decoded = map_rows(images, [*where.values()], lambda image: image)
+            for name, image in zip(where, decoded, strict=True):
+                (inputs[name],) = process_images(self.processor, [image], [token])
                 if sum(len(i["ids"]) for i in inputs.values()) >= TOKENS:
                     self._keep_features(inputs)
                     inputs.clear()
@@ -97,7 +100,7 @@ class ReferencePolicy:
         Without images the caption is read alone; with them after image and prompt, as ViZer does.
         An empty caption has its end's state alone, whatever `end` says.
         """
-        eos = [self.processor.tokenizer.eos_token_id]
+        eos = [end_id(self.model, self.processor)]
         if images is None:
             completions = [self._tokenize(c) + eos for c in captions]
             prompts = [""] * len(completions)

@@ -18,8 +18,8 @@ from PIL.Image import Image
 from rewards import Bank, CaptionBatch, Encoder, ReferencePolicy, Scorer
 
 from ..errors import ImageError
-from .aggregation import NoiseWatch, contributions, shares, weighted_sum
-from .contract import Column, RewardError, checked, failed, reason
+from .aggregation import NoiseWatch, contributions, penalties, shares, weighted_sum
+from .contract import Column, RewardError, checked, failed, reason, time_limit, time_limit_async
 
 
 @dataclass
@@ -35,19 +35,14 @@ class Reward:
         return getattr(self.score, name, default)
 
     @property
-    def floor(self) -> float:
-        """What a caption without end gets: the worst score, never None."""
-        return float(self.declared("floor", 0.0))
-
-    @property
     def gates(self) -> bool:
-        """Whether a caption that it scores below 0 gets every content reward's floor."""
-        return bool(self.declared("gates", False))
+        """Whether no content reward judges a caption that it scores below 0, which ranks last."""
+        return bool(self.declared("gates", False)) and self.weight > 0
 
     @property
     def content(self) -> bool:
         """Whether it judges what a caption says, not how; the gate leaves a guard alone."""
-        return bool(self.declared("content", True)) and not self.gates
+        return bool(self.declared("content", True)) and not self.declared("gates", False)
 
     @property
     def is_async(self) -> bool:
@@ -76,7 +71,7 @@ class RewardFunctions:
         self.eos_ids, self.num_generations = set(eos_ids), num_generations
         self.prompt, self.warn = prompt, warn
         judges = [r for r in self.rewards if r.content and r.weight]
-        self._noise = NoiseWatch(
+        self.noise = NoiseWatch(
             [r.name for r in judges], [float(r.declared("step", 0.0)) for r in judges]
         )
         self._seconds: dict[str, float] = {}
@@ -144,29 +139,30 @@ class RewardFunctions:
     def scores(
         self, batch: CaptionBatch, rewards: Sequence[Reward] | None = None
     ) -> dict[str, Column]:
-        """Each reward's scores by name: checked, floors and gate applied; async ones together.
+        """Each reward's scores by name: checked, gates applied; async ones together.
 
         rewards: these of the run's alone. A batch of single captions needs those without groups.
 
-        A caption that did not come to its end gets each reward's floor, one that the gate refuses
-        every content reward's. Raises RewardError, with the reward's name, where a reward raises or
-        returns what is no finite number, or not one per caption.
+        A content reward's score of a caption that a gate refuses is None. Raises RewardError, with
+        the reward's name, where a reward raises or returns what is no finite number, or not one per
+        caption.
         """
         rewards = self.rewards if rewards is None else rewards
         raw = {r.name: self._timed(r, batch) for r in rewards if not r.is_async}
         raw |= self._together([r for r in rewards if r.is_async], batch)
         scores = {r.name: checked(r.name, raw[r.name], batch) for r in rewards}
-        ended = batch.ended or [True] * len(batch.captions)
         gates = [scores[r.name] for r in rewards if r.gates]
         refused = [any((value or 0.0) < 0 for value in row) for row in zip(*gates, strict=True)]
-        for r in rewards:
-            floored = [
-                not end or (r.content and no)
-                for end, no in zip(ended, refused or [False] * len(ended), strict=True)
-            ]
-            column = zip(scores[r.name], floored, strict=True)
-            scores[r.name] = [r.floor if low else value for value, low in column]
+        for r in rewards if gates else []:
+            if r.content:
+                column = zip(scores[r.name], refused, strict=True)
+                scores[r.name] = [None if no else value for value, no in column]
         return scores
+
+    @property
+    def gates_K(self) -> torch.Tensor:
+        """(K,) which of the rewards are gates."""
+        return torch.tensor([r.gates for r in self.rewards], dtype=torch.bool)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -192,7 +188,11 @@ class RewardFunctions:
         """
         weights = torch.tensor([r.weight for r in self.rewards])
         metrics: dict[str, float] = {}
-        parts = contributions(rewards_NK.cpu(), weights, self.num_generations, aggregation, scale)
+        group, gates_K = self.num_generations, self.gates_K
+        parts = contributions(rewards_NK.cpu(), weights, group, aggregation, scale, gates_K)
+        if gates_K.any():
+            failures = penalties(rewards_NK.cpu(), weights, gates_K).view(-1, group) > 0
+            metrics["completions/failed_groups"] = failures.all(1).float().mean().item()
         for reward, share in zip(self.rewards, shares(parts).tolist(), strict=True):
             name = f"reward/{reward.name}"
             metrics[f"{name}/share"] = share
@@ -200,16 +200,17 @@ class RewardFunctions:
             if hasattr(reward.score, "notes"):
                 metrics |= {f"{name}/{key}": float(v) for key, v in reward.score.notes().items()}
         judges = [k for k, r in enumerate(self.rewards) if r.content and r.weight]
-        for sentence in self._noise.update(rewards_NK[:, judges], self.num_generations):
+        for sentence in self.noise.update(rewards_NK[:, judges], self.num_generations):
             self.warn(sentence)
         return metrics
 
     def _timed(self, reward: Reward, batch: CaptionBatch) -> Any:
         began = time.monotonic()
         try:
-            return reward.score(batch)
-        except ImageError:
-            raise  # an image that has gone: its sentence says it all
+            with time_limit(reward.name):
+                return reward.score(batch)
+        except (ImageError, RewardError):
+            raise  # an image that has gone, a reward that hangs: its sentence says it all
         except Exception as error:
             raise failed(reward.name, batch, error) from error
         finally:
@@ -220,8 +221,9 @@ class RewardFunctions:
             began = time.monotonic()
             try:
                 pending: Any = reward.score(batch)
-                return await pending
-            except ImageError:
+                async with time_limit_async(reward.name):
+                    return await pending
+            except (ImageError, RewardError):
                 raise
             except Exception as error:
                 raise failed(reward.name, batch, error) from error

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from rich.console import Console
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -28,15 +27,19 @@ from ..data.sources import ImageFolder
 from ..errors import UserError
 from ..policy import captioner, chat
 from ..policy.families import FAMILIES
+from ..policy.image_tokens import image_tokens_sentence
 from ..policy.load import device, eos_ids, load_policy
+from ..policy.lora import lora_config
 from ..policy.shared_prefix.vision_cache import VisionCache, build_vision_cache
 from ..scoring.clip import Encoders
 from ..scoring.reference_policy import ReferencePolicy
 from ..scoring.reward_functions import Reward, RewardFunctions
-from .heldout_monitor import HeldoutMonitor, best_score
-from .reward_bank import make_bank
+from . import downloads
+from .heldout_monitor import HeldoutMonitor
+from .reward_bank import check_ends, make_bank
 
 CACHE = Path("data/cache")
+ENDED = {"ended": {"weight": 1.0}}  # the gate of every run, whether its file names it or not
 Report = Callable[[str], object]  # what prints a sentence
 
 
@@ -55,9 +58,10 @@ class Components:
 
 
 def make_rewards(run: Run) -> list[Reward]:
-    """The run's rewards with their weights, built from their parameters, or UserError."""
-    rewards = []
-    for key, settings in run.rewards.items():
+    """The run's rewards and ENDED with their weights, built from their parameters, or UserError."""
+    rewards, listed = [], {reward_files.title(key) for key in run.rewards}
+    added = {key: settings for key, settings in ENDED.items() if key not in listed}
+    for key, settings in (run.rewards | added).items():
         parameters = {name: value for name, value in settings.items() if name != "weight"}
         try:
             reward = reward_files.make(key, parameters)
@@ -67,14 +71,14 @@ def make_rewards(run: Run) -> list[Reward]:
     return rewards
 
 
-def make_arguments(run: Run, wandb_mode: str, images: int) -> Any:
+def make_arguments(run: Run, rewards: list[Reward], wandb_mode: str, images: int) -> Any:
     """TRL's config for this run; UserError where its settings do not fit together or the images."""
     try:
         args = trainer_arguments(
             run.train,
             directory=run.directory,
             seed=run.seed,
-            weights=[settings["weight"] for settings in run.rewards.values()],
+            weights=[reward.weight for reward in rewards],
             report_to=[] if wandb_mode == "off" else ["wandb"],
             config=SETTINGS[run.algorithm],
         )
@@ -98,6 +102,7 @@ def load_components(
     warn: Report = lambda sentence: None,
 ) -> Components:
     """Load policy and encoders; args: TRL's config, where the run is to train."""
+    downloads.fetch(run, warn)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     policy = run.policy.model_dump(exclude={"instruct", "lora"})
@@ -127,8 +132,8 @@ def load_components(
     return Components(model, processor, vision_cache, reference, reward_functions)
 
 
-def prepare_rewards(run: Run, components: Components, images: ImageFolder) -> Bank:
-    """Let the rewards prepare themselves on the bank; returns it."""
+def prepare_rewards(run: Run, components: Components, images: ImageFolder, report: Report) -> Bank:
+    """The bank, on which the rewards are prepared; UserError where the base ends few captions."""
     max_new_tokens, cache = int(run.train["max_completion_length"]), components.vision_cache
     bank = make_bank(
         images,
@@ -146,6 +151,7 @@ def prepare_rewards(run: Run, components: Components, images: ImageFolder) -> Ba
             vision_cache=cache,
         ),
     )
+    report(check_ends(bank, max_new_tokens))
     components.reward_functions.prepare(bank)
     return bank
 
@@ -156,6 +162,9 @@ def load_parts(
     """The components, and what an audit looks at: the rewards prepared, the held-out scorer."""
     set_seed(run.seed)
     components = load_components(run, rewards, args, report, warn)
+    if run.data.images is not None:
+        rule = FAMILIES[run.family].images
+        report(image_tokens_sentence(components.processor, rule, images.sizes()))
     heldout = components.reward_functions.encoders(run.scorer.heldout)
     parts = RunParts(
         name=run.name,
@@ -171,20 +180,10 @@ def load_parts(
         reference=components.reference,
         heldout=heldout,
         scoring=components.reward_functions,
-        bank=prepare_rewards(run, components, images),
+        bank=prepare_rewards(run, components, images, warn),
+        vision_cache=components.vision_cache,
     )
     return components, parts
-
-
-def lora_config(run: Run) -> LoraConfig:
-    """LoRA on the language model's projections; nothing else learns."""
-    return LoraConfig(
-        r=run.policy.lora.r,
-        lora_alpha=run.policy.lora.alpha,
-        lora_dropout=run.policy.lora.dropout,
-        target_modules=FAMILIES[run.family].lora,
-        task_type="CAUSAL_LM",
-    )
 
 
 def make_trainer(
@@ -204,12 +203,13 @@ def make_trainer(
                 args.max_completion_length,
                 console,
                 vizer.MapperSettings(**run.mapper.model_dump()),
+                components.vision_cache,
             )
 
     return algorithms.find(run.algorithm)(
         components.model,
         components.processor,
-        lora_config(run),
+        lora_config(FAMILIES[run.family].lora, **run.policy.lora.model_dump()),
         components.reward_functions,
         args,
         rows(images, chat.messages(run.data.prompt)),
@@ -224,11 +224,9 @@ def make_monitor(
     parts: RunParts,
     images: ImageFolder,
     trainer: Any,
-    resume: bool,
 ) -> HeldoutMonitor:
-    """The held-out monitor of these images, which logs with the trainer's metrics."""
-    adapter = run.directory / "adapter"
-    return HeldoutMonitor(
+    """The held-out monitor of these images, which logs and is saved with the trainer."""
+    monitor = HeldoutMonitor(
         images.ids,
         LazyImages(images.load, images.ids),
         run.data.prompt,
@@ -237,9 +235,10 @@ def make_monitor(
         components.processor,
         run.monitor.interval,
         run.monitor.keep,
-        adapter,
+        run.directory / "adapter",
         components.vision_cache,
         trainer.log_metric,
         trainer.sharded,
-        best_score(adapter) if resume else float("-inf"),
     )
+    trainer.holders["monitor"] = monitor
+    return monitor

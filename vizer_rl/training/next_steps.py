@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from ..config.schema import Run
+from ..evaluation.tables import PlainConsole
+from .tracking import read_tracked
+
+Step = tuple[str, str]  # what it does, the command
 
 
-def print_next_steps(run_directory: Path, family: str) -> None:
+def print_next_steps(run: Run) -> None:
     """Print how to open the W&B run, and a command for each thing to do next."""
-    console = Console(markup=False, emoji=False, highlight=False)
-    name, make = shlex.quote(run_directory.name), f"make train-{family}"
-    steps = [
+    console = PlainConsole()
+    name = shlex.quote(run.name)
+    steps = _after_scenes(run.family, name) if run.data.images is None else _after_own(run, name)
+    console.print("\nNext:")
+    for step, command in _wandb_step(run.directory) + steps:
+        console.print(f"  {step}\n    {command}", soft_wrap=True)
+
+
+def _wandb_step(run_directory: Path) -> list[Step]:
+    """How to open the run on W&B or to bring it there; nothing where it was not tracked."""
+    if (tracked := read_tracked(run_directory)) is None:
+        return []
+    sync = f".venv/bin/wandb sync {shlex.quote(tracked.dir)}"
+    return [("the curves on W&B", tracked.url or sync)]
+
+
+def _after_scenes(family: str, name: str) -> list[Step]:
+    """After a demo run on the drawn scenes: the user's own photo, reward and photos."""
+    make = f"make train-{family}"
+    return [
         ("caption a photo", f".venv/bin/vizer-rl caption photo.jpg --run {name}"),
         (
             "a reward of your own, in rewards/my_reward.py",
@@ -24,11 +45,26 @@ def print_next_steps(run_directory: Path, family: str) -> None:
             f"{make} PROFILE=full IMAGES=~/photos NAME=photos",
         ),
     ]
-    if (run_directory / "wandb.json").is_file():
-        tracked = json.loads((run_directory / "wandb.json").read_text(encoding="utf-8"))
-        sync = f".venv/bin/wandb sync {shlex.quote(str(tracked['dir']))}"
-        command = tracked["url"] if tracked["mode"] == "online" else sync
-        steps.insert(0, ("the curves on W&B", command))
-    console.print("\nNext:")
-    for step, command in steps:
-        console.print(f"  {step}\n    {command}", soft_wrap=True)
+
+
+def _after_own(run: Run, name: str) -> list[Step]:
+    """After a run on the user's own images: use it, train it for longer, compare it."""
+    file = shlex.quote(str(run.directory / "config.yaml"))
+    return [
+        ("caption a folder of photos", f".venv/bin/vizer-rl caption ~/more-photos --run {name}"),
+        (
+            "go on for as long again",
+            f".venv/bin/vizer-rl train {file} {_doubled(run.train)} --resume",
+        ),
+        (
+            "compare it with the model before training, on the held-out images",
+            f".venv/bin/vizer-rl evaluate --run {name}",
+        ),
+    ]
+
+
+def _doubled(train: dict[str, Any]) -> str:
+    """The override that makes a training twice as long: of its steps, where set, else epochs."""
+    if train.get("max_steps", -1) > 0:
+        return f"train.max_steps={2 * train['max_steps']}"
+    return f"train.num_train_epochs={2 * train.get('num_train_epochs', 3.0):g}"

@@ -14,6 +14,7 @@ from ..data.sources import ImageFolder
 from ..errors import UserError
 
 SCENES = Path("data/scenes")
+DECODED = Path("data/cache/decoded.txt")
 TRAIN_SCENES = 1024
 HELDOUT_START, MONITOR_START = 1_000_000, 1_500_000  # numbers of the first scenes
 MIN_IMAGES = 10
@@ -34,7 +35,7 @@ def image_sets(run: Run, console: Console) -> tuple[ImageFolder, ImageFolder, Im
         )
         images = ImageFolder.index(folders[0], run.data.limit, run.seed)
         return images, ImageFolder.index(folders[1]), ImageFolder.index(folders[2])
-    usable = ImageFolder.index(run.data.images)
+    usable = ImageFolder.index(run.data.images, decoded=DECODED)
     if len(usable.ids) < MIN_IMAGES:
         raise UserError(
             f"data.images {run.data.images!r} has {len(usable.ids)} usable images: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import netrc
 import os
 import time
@@ -10,9 +11,29 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from pydantic import BaseModel, Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+
+from ..errors import masked
+from ..files import read_json, write_text
+
+
+class Tracked(BaseModel):
+    """wandb.json: how W&B has the run, where, and under which id."""
+
+    mode: str
+    url: str | None
+    dir: str
+    id: str | None = Field(default=None, pattern=r"^[\w-]{1,128}$")
+
+
+def read_tracked(run_directory: Path) -> Tracked | None:
+    """wandb.json of a run, None where it was not tracked; UserError where it is damaged."""
+    path = run_directory / "wandb.json"
+    tracked: Tracked | None = read_json(path, Tracked) if path.is_file() else None
+    return tracked
 
 
 def wandb_mode(wanted: str) -> str:
@@ -45,11 +66,20 @@ def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]
         return ""
     import wandb
 
-    settings = wandb.Settings(silent=True, console="off", init_timeout=30)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=30,
+        disable_git=True,  # an address of a remote may hold a password; the commit is recorded
+        disable_code=True,
+    )
+    before = read_tracked(directory)
 
     def begin(mode: Any) -> Any:
         return wandb.init(
             project=project,
+            id=before.id if before else None,  # a run that goes on is the same run there
+            resume="allow",
             name=directory.name,
             dir=str(directory),
             config=config,
@@ -61,14 +91,13 @@ def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]
     try:
         run = begin(mode)
     except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
-        warning = (
-            f"W&B cannot be reached ({str(error).splitlines()[0]}): this run is recorded offline\n"
-        )
+        reason = masked(str(error).splitlines()[0])
+        warning = f"W&B cannot be reached ({reason}): this run is recorded offline\n"
         run = begin("offline")
         mode = "offline"
     url = run.url if mode == "online" else None
-    about = {"mode": mode, "url": url, "dir": str(Path(run.dir).parent)}
-    (directory / "wandb.json").write_text(json.dumps(about, indent=1))
+    about = {"mode": mode, "url": url, "dir": str(Path(run.dir).parent), "id": run.id}
+    write_text(directory / "wandb.json", json.dumps(about, indent=1))
     return warning
 
 
@@ -112,7 +141,10 @@ class Recorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        row = {"step": state.global_step, **logs, "time/step": round(self.seconds, 4)}
+        finite = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()
+        }
+        row = {"step": state.global_step, **finite, "time/step": round(self.seconds, 4)}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if "reward" in logs:  # a step of a later epoch has no new one

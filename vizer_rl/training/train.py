@@ -2,65 +2,149 @@
 
 from __future__ import annotations
 
-import shutil
+import gc
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from ..audit import audit
 from ..audit.report_console import show
-from ..config.run_dir import write_run_dir
+from ..config.run_dir import (
+    changed_environment,
+    changed_settings,
+    describe_environment,
+    write_run_dir,
+)
 from ..config.schema import Run
+from ..data.sources import ImageFolder
 from ..evaluation import evaluate
-from . import assemble, next_steps, tracking
+from ..evaluation.tables import PlainConsole
+from . import assemble, next_steps, out_of_memory, tracking
+from .checkpoint import (
+    SaveInTime,
+    check_changes,
+    clear,
+    cut_metrics,
+    last_checkpoint_named,
+    locked,
+    newest_whole,
+    step_of,
+)
+from .interrupt import Interrupts
 from .splits import image_sets
 
+ImageSets = tuple[ImageFolder, ImageFolder, ImageFolder]  # train, monitor, evaluate
 
-def train(run: Run, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded."""
-    console, start, directory = Console(), time.monotonic(), run.directory
-    console.print(f"[bold]{run.name}[/]: {run.why_profile}")
+
+def train(
+    run: Run, *, resume: bool = False, overwrite: bool = False, accept_changes: bool = False
+) -> None:
+    """Train, keep the best adapter, evaluate it. Writes `run.directory`, once all is loaded.
+
+    resume: from the newest whole checkpoint; accept_changes: also where the run is not the same any
+    more. Raises Interrupted where a signal stopped it, with a checkpoint written.
+    """
+    console, directory = PlainConsole(), run.directory
+    console.print(run.name, style="bold", end="")
+    console.print(f": {run.why_profile}")
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
-    rewards, (images, watched, heldout) = assemble.make_rewards(run), image_sets(run, console)
+    from_checkpoint = newest_whole(directory, console.print) if resume else None
+    if resume:
+        check_changes(changed_settings(directory, run), accept_changes, console.print)
+    rewards, images = assemble.make_rewards(run), image_sets(run, console)
     wandb_mode = tracking.wandb_mode(run.tracking.wandb)
-    args = assemble.make_arguments(run, wandb_mode, len(images.ids))
+    args = assemble.make_arguments(run, rewards, wandb_mode, len(images[0].ids))
     first = args.process_index == 0  # of several devices: the one that writes
+    with locked(directory) if first else nullcontext():
+        begin = Begin(console, first, wandb_mode, from_checkpoint, overwrite, accept_changes)
+        _train(run, args, rewards, images, begin)
+        del rewards
+        gc.collect()  # models and trainer refer to each other: what they hold is free from here on
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if first:
+            images[0].write_skipped(directory / "skipped.jsonl")
+            tracking.finish_wandb(wandb_mode)
+            evaluate.evaluate(directory)
+            next_steps.print_next_steps(run)
+
+
+@dataclass(frozen=True)
+class Begin:
+    """How a training begins: who prints and writes, and from what it goes on."""
+
+    console: Console
+    first: bool
+    wandb_mode: str
+    checkpoint: Path | None
+    overwrite: bool
+    accept_changes: bool
+
+
+def _train(run: Run, args: Any, rewards: list[Any], images: ImageSets, begin: Begin) -> None:
+    """Load all, make the run directory, train to the end or to an interrupt."""
+    console, start, first = begin.console, time.monotonic(), begin.first
+    train_images, watched, _ = images
     warn = console.print if first else lambda sentence: None
-    components, parts = assemble.load_parts(run, args, rewards, images, console.print, warn)
+    components, parts = assemble.load_parts(run, args, rewards, train_images, console.print, warn)
     if first:
-        if overwrite and directory.exists():
-            shutil.rmtree(directory)
-        write_run_dir(run, directory, images, heldout)
-        components.reward_functions.save(directory / "rewards")
-        settings, project = run.model_dump(mode="json"), run.tracking.project
-        console.print(tracking.start_wandb(wandb_mode, project, directory, settings), end="")
-        if run.monitor.audit and not resume:
+        _begin_directory(run, components, images, begin)
+        if run.monitor.audit and not begin.checkpoint:
             audit.short_audit(parts, console)
-    trainer = assemble.make_trainer(run, components, args, images, console)
-    monitor = assemble.make_monitor(run, components, parts, watched, trainer, resume)
-    score = monitor.evaluate(trainer.model) if first and not resume else None
-    recorder = tracking.Recorder(directory, console, score)
-    trainer.add_callback(recorder)
-    trainer.add_callback(monitor)
+    trainer = assemble.make_trainer(run, components, args, train_images, console)
+    monitor = assemble.make_monitor(run, components, parts, watched, trainer)
+    score = monitor.evaluate(trainer.model) if first and not begin.checkpoint else None
+    recorder, interrupts = (
+        tracking.Recorder(run.directory, console, score),
+        Interrupts(trainer, console.print),
+    )
+    for callback in (recorder, monitor, SaveInTime(), interrupts):
+        trainer.add_callback(callback)
     console.print(f"training starts after {time.monotonic() - start:.0f} s")
     try:
-        trainer.train(resume_from_checkpoint=resume or None)
+        checkpoint = str(begin.checkpoint) if begin.checkpoint else None
+        if begin.checkpoint and 0 < args.max_steps <= step_of(begin.checkpoint):
+            return  # it was stopped after its last step: transformers would train one more
+        with (
+            last_checkpoint_named(run.directory),
+            out_of_memory.explained(run, trainer),
+            interrupts.handled(),
+        ):
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         recorder.progress.stop()  # gives the terminal back where a reward stops the run
-    if first:
-        images.write_skipped(directory / "skipped.jsonl")
-        tracking.finish_wandb(wandb_mode)
-        evaluate.evaluate(directory)
-        next_steps.print_next_steps(directory, run.family)
+
+
+def _begin_directory(
+    run: Run, components: assemble.Components, images: ImageSets, begin: Begin
+) -> None:
+    """Write what a run directory begins with, or make it ready to go on; start W&B."""
+    directory, (train_images, _, heldout) = run.directory, images
+    environment = describe_environment(run, train_images, heldout, components.reference.key)
+    if begin.checkpoint:
+        changes = changed_environment(directory, environment)
+        check_changes(changes, begin.accept_changes, begin.console.print)
+        begin.console.print(cut_metrics(directory / "metrics.jsonl", begin.checkpoint), end="")
+    elif begin.overwrite:
+        clear(directory)
+    write_run_dir(run, directory, train_images, heldout, environment)
+    components.reward_functions.save(directory / "rewards")
+    settings, project = run.model_dump(mode="json"), run.tracking.project
+    warning = tracking.start_wandb(begin.wandb_mode, project, directory, settings)
+    begin.console.print(warning, end="")
 
 
 def audit_run(run: Run) -> str:
     """Load what training would load, audit it, print and write; the overall verdict."""
-    console = Console() if Console().is_terminal else Console(width=100)
+    console = PlainConsole() if PlainConsole().is_terminal else PlainConsole(width=100)
     rewards, (images, _, _) = assemble.make_rewards(run), image_sets(run, console)
-    args = assemble.make_arguments(run, "off", len(images.ids))
+    args = assemble.make_arguments(run, rewards, "off", len(images.ids))
     _, parts = assemble.load_parts(run, args, rewards, images, console.print, console.print)
     result = audit.audit(parts)
     show(console, result)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import pad
@@ -39,6 +41,11 @@ class Rollout:
         """The image of each row."""
         return [row["image"] for row in self.rows]
 
+    @property
+    def image_ids(self) -> list[str]:
+        """The id of the image of each row."""
+        return [row["image_id"] for row in self.rows]
+
     def texts(self) -> list[dict[str, Any]]:
         """The rows without their images."""
         return [{k: v for k, v in row.items() if k not in IMAGE_COLUMNS} for row in self.rows]
@@ -62,6 +69,21 @@ class Rollout:
         )
         index = {keys[n]: i for i, n in enumerate(chosen)}
         self.prompt_idx = torch.tensor([index[key] for key in keys], device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Prompts and their indices, of plain tensors; images stay behind: they are scored."""
+        prompts = [{**vars(prompt)} for prompt in self.prompts]
+        return {"prompts": prompts, "prompt_idx": self.prompt_idx}
+
+    @staticmethod
+    def from_state(state: dict[str, Any], device: torch.device) -> Rollout:
+        """The rollout of a `state_dict`, on a device."""
+        on = functools.partial(send_to_device, device=device)
+        prompts = [
+            Prompt(p["ids"], p["positions"], on(p["features"]), on(p["vision"]))
+            for p in state["prompts"]
+        ]
+        return Rollout([], prompts, on(state["prompt_idx"]))
 
     def keep_old_logps(self, logps: Sequence[Sequence[float]]) -> None:
         """Keep the log-probs at sampling, as (B, T)."""

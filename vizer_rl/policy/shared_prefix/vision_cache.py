@@ -22,13 +22,16 @@ from torch import Tensor
 
 from rewards.lib.images import image_hash
 
+from ..batches import batches
 from ..families import FAMILIES, Family
-from ..vision import ImageInputs, encode_images, process_images, tower_inputs
+from ..vision import ImageInputs, encode_images, pixel_count, process_images, raw_size, tower_inputs
 from ..weights_hash import weights_hash
 from .packing import Prompt, unwrapped
 
 MEMORY = 4 * 2**30  # bytes of host memory: 1,000 images of 1,024 tokens, width 2,048, in bfloat16
-ENCODE_BATCH = 8  # images that go through the tower together
+ENCODE_BATCH = 8  # images that go through the tower together, if they are small:
+ENCODE_PIXELS = 20_000_000  # numbers of all that do: 8 images of Qwen2-VL of 512 tokens
+PROCESS_BYTES = 2**28  # of float32 pixels at their own size, which the processor holds at a time
 
 Entry = dict[str, Tensor]  # "ids", "positions", and "features" or the tower's inputs
 
@@ -67,7 +70,22 @@ class VisionCache:
         *,
         sharded: bool = False,
     ) -> list[Prompt]:
-        """Prompts (texts in chat form) with features, on the model's device.
+        """Prompts (texts in chat form) with features, on the model's device; as for `entries`."""
+        return self.on_device(self.entries(images, texts, inputs, sharded=sharded))
+
+    def on_device(self, entries: Sequence[Entry]) -> list[Prompt]:
+        """Prompts of entries, their features on the model's device."""
+        return [_prompt(entry, self._base.device) for entry in entries]
+
+    def entries(
+        self,
+        images: Sequence[Image],
+        texts: Sequence[str],
+        inputs: Sequence[ImageInputs | None] = (),
+        *,
+        sharded: bool = False,
+    ) -> list[Entry]:
+        """Images with their texts (in chat form) as they are kept, in host memory.
 
         inputs: what a worker has processed of them; sharded: weights are spread over devices, and
         all must go through the tower together, so that no features are kept.
@@ -79,26 +97,31 @@ class VisionCache:
         self._requests += len(keys)
         self._hits += sum(key in entries for key in keys)
         missing = {key: n for n, key in reversed(list(enumerate(keys))) if key not in entries}
-        if missing:
-            index = list(missing.values())
-            new = [x for n in index if inputs and (x := inputs[n]) is not None]
-            if len(new) < len(index):
+        size = [raw_size(image) for image in images]
+        for chunk in batches(missing, lambda k: size[missing[k]], PROCESS_BYTES, ENCODE_BATCH):
+            rows = [missing[key] for key in chunk]
+            new = [x for n in rows if inputs and (x := inputs[n]) is not None]
+            if len(new) < len(rows):
                 new = process_images(
-                    self.processor, [images[n] for n in index], [texts[n] for n in index]
+                    self.processor, [images[n] for n in rows], [texts[n] for n in rows]
                 )
-            for key, entry in zip(missing, self._encode(new, frozen), strict=True):
+            for key, entry in zip(chunk, self._encode(new, frozen), strict=True):
                 entries[key] = entry
                 self._put(key, entry)
                 if self.folder is not None and frozen:
                     self._write(self.folder, key, entry)
-        device = self._base.device
-        return [_prompt(entries[key], device) for key in keys]
+        return [entries[key] for key in keys]
 
     def hit_rate(self) -> float:
         """Share of prompts found in the cache since the last call."""
         requests, hits = self._requests, self._hits
         self._requests = self._hits = 0
         return hits / requests if requests else 0.0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the vision tower takes pixels."""
+        return self._parameters()[0].dtype
 
     @property
     def _base(self) -> Any:
@@ -156,8 +179,8 @@ class VisionCache:
         if not frozen:
             return [{**x, "positions": p} for x, p in zip(inputs, positions, strict=True)]
         features: list[Tensor] = []
-        for start in range(0, len(inputs), ENCODE_BATCH):
-            encoded = encode_images(self._base, inputs[start : start + ENCODE_BATCH])
+        for batch in batches(inputs, pixel_count, ENCODE_PIXELS, ENCODE_BATCH):
+            encoded = encode_images(self._base, batch)
             features += [f.to("cpu", copy=True) for _, f in encoded]
         return [
             {"ids": x["ids"], "positions": p, "features": f}

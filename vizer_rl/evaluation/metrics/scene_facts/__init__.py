@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
+from ....errors import UserError
+from ....files import read_json
 from .facts import KINDS, by_kind, score
 
 Truths = Sequence[Mapping[str, Any]]  # scenes as scenes.json has them
+
+
+class _Object(BaseModel):
+    shape: str
+    colour: str
+    size: str
+    fill: str
+    x: int
+    y: int
+    r: int
+
+
+class _Truth(BaseModel, extra="allow"):
+    objects: list[_Object] = Field(min_length=1)
+    relation: str | None
+    caption: str
+
+
+def read_truth(path: Path, ids: Sequence[str], split: str) -> dict[str, Any]:
+    """The truth of a split's scenes, by image id; UserError where it is damaged or lacks one."""
+    truths = read_json(path, dict[str, _Truth])
+    missing = [image_id for image_id in ids if image_id not in truths]
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} {split} scenes, the first: {missing[0]}")
+    return {image_id: truths[image_id].model_dump() for image_id in ids}
 
 
 def columns(captions: Sequence[str], truths: Truths) -> dict[str, np.ndarray]:
