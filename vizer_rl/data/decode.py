@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
 
-MAX_PIXELS = 178_956_970  # holds even where PIL.Image.MAX_IMAGE_PIXELS was raised or switched off
+MAX_PIXELS = 89_478_485  # where Pillow warns; holds even where its own limit was raised or off
 MAX_ASPECT = 200  # longer images are refused: Qwen2-VL's processor raises on them
 NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}  # EPS runs programs
 SUFFIXES = {end for end, name in Image.registered_extensions().items() if name not in NOT_RASTER}
