@@ -194,8 +194,8 @@ def workload(run: Run, processor: Any, image_token_id: int) -> tuple[Workload, A
     """What a step of this run computes, and TRL's config of it."""
     args = make_arguments(run, make_rewards(run), "off", 2**31)
     text = chat_text(processor, messages(run.data.prompt))
-    candidates = [process_images(processor, [Image.new("RGB", s)], [text])[0] for s in _sizes(run)]
-    inputs = max(candidates, key=lambda x: len(x["ids"]))
+    image = Image.new("RGB", _largest_size(run, processor))
+    (inputs,) = process_images(processor, [image], [text])
     captions = args.per_device_train_batch_size * args.steps_per_generation
     work = Workload(
         prompt_tokens=len(inputs["ids"]),
@@ -211,16 +211,13 @@ def workload(run: Run, processor: Any, image_token_id: int) -> tuple[Workload, A
     return work, args
 
 
-def _sizes(run: Run) -> list[tuple[int, int]]:
-    """(width, height) of the images that may take the largest number of tokens."""
+def _largest_size(run: Run, processor: Any) -> tuple[int, int]:
+    """(width, height) of the image that takes the largest number of tokens."""
     if run.data.images is None:
-        return [SCENE if run.policy.model == "embedded" else PHOTO]
-    sizes = set()
-    for path in ImageFolder.index(run.data.images).paths:
-        with Image.open(path) as image:
-            sizes.add(image.size)
-    largest = sorted(sizes, key=lambda size: size[0] * size[1])[-3:]
-    return [*largest, max(sizes, key=lambda size: max(size) / min(size))]
+        return SCENE if run.policy.model == "embedded" else PHOTO
+    rule = FAMILIES[run.family].images
+    sizes = set(ImageFolder.index(run.data.images).sizes())
+    return max(sizes, key=lambda size: rule.of_image(processor, size[1], size[0]))
 
 
 def estimate(run: Run, machine: Machine | None = None) -> tuple[MemoryModel, Workload]:

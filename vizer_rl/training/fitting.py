@@ -61,7 +61,7 @@ def memory_lines(estimate: Estimate) -> Iterator[str]:
     verdict = "fits" if estimate.fits else "does not fit"
     yield (
         f"peak {gib(estimate.peak)} in phase {estimate.phase}, {gib(estimate.available)} free: "
-        f"{verdict} (measured peaks lie within 20 %: benchmarks/memory.py)"
+        f"{verdict} (measured against it: benchmarks/memory.py, on a CPU, never on a GPU)"
     )
 
 

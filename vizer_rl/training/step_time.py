@@ -15,7 +15,7 @@ from .estimate import Workload
 EFFICIENCY = (
     0.35  # of the rates below, in a step: benchmarks/memory.py, whose cases differ by ERROR
 )
-ERROR = 3.0  # a step takes between a third and three times as long
+ERROR = 3.0  # a factor, wider than those two differ: other machines have not been measured
 MATMUL = 1024  # rows and columns
 COPIED = 2**26  # bytes
 TIMED = 0.15  # seconds for each of the two
