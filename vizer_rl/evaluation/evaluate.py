@@ -77,8 +77,7 @@ def caption(run_directory: Path, sources: Sequence[Path]) -> None:
     """Print the captions of images before and after training, side by side, in the order given.
 
     sources: files, folders and glob patterns; images are named from the deepest folder that holds
-    them all. What cannot be used is named and left out; UserError
-    where nothing is left.
+    them all. What cannot be used is named and left out; UserError where nothing is left.
     """
     console = PlainConsole()
     run = _trained_run(run_directory)

@@ -62,8 +62,7 @@ def caption(
         return _row_bytes(model, row, max_new_tokens)
 
     if vision_cache is None:
-        decoded = (images[i] for i in range(len(images)))
-        inputs = (process_images(processor, [image], [text])[0] for image in decoded)
+        inputs = (process_images(processor, [image], [text])[0] for image in images)
         for batch in batches(inputs, size, budget, batch_size):
             completions += _generate(model, processor, batch, generation)
     else:
@@ -87,8 +86,7 @@ def _row_bytes(model: Any, row: ImageInputs, max_new_tokens: int) -> int:
 
 def _decoded(images: Sequence[Image], limit: int) -> Iterator[list[Image]]:
     """The images by up to `limit`, and up to DECODED bytes of pixels."""
-    decoded = (images[i] for i in range(len(images)))
-    return batches(decoded, lambda image: 3 * image.width * image.height, DECODED, limit)
+    return batches(images, lambda image: 3 * image.width * image.height, DECODED, limit)
 
 
 def _generate(

@@ -100,10 +100,8 @@ def _train(run: Run, args: Any, rewards: list[Any], images: ImageSets, begin: Be
     trainer = assemble.make_trainer(run, components, args, train_images, console)
     monitor = assemble.make_monitor(run, components, parts, watched, trainer)
     score = monitor.evaluate(trainer.model) if first and not begin.checkpoint else None
-    recorder, interrupts = (
-        tracking.Recorder(run.directory, console, score),
-        Interrupts(trainer, console.print),
-    )
+    recorder = tracking.Recorder(run.directory, console, score)
+    interrupts = Interrupts(trainer, console.print)
     for callback in (recorder, monitor, SaveInTime(), interrupts):
         trainer.add_callback(callback)
     console.print(f"training starts after {time.monotonic() - start:.0f} s")
