@@ -14,8 +14,8 @@ from trl import GRPOConfig, GRPOTrainer
 import rewards
 from vizer_rl.algorithms import ALGORITHMS, find
 from vizer_rl.config.overrides import merge
+from vizer_rl.config.problems import RENAMED, field_at
 from vizer_rl.config.run_dir import read_run
-from vizer_rl.config.schema import RENAMED, field_at
 from vizer_rl.config.trainer_settings import SETTINGS
 from vizer_rl.config.validate import CHOICES, DERIVED
 from vizer_rl.errors import ConfigError

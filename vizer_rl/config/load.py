@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .overrides import apply_override, choose_profile, contains, merge, profile_overlays, read_yaml
-from .schema import Problem, Run, raise_problems
+from .problems import Problem, raise_problems
+from .schema import Run
 from .trainer_settings import GRPOSettings
 from .validate import RESOLVED, setting_problems
 from .validate_files import Overwrite, file_problems

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, nearest_allowed, path_not_found
-from .schema import Loc, Problem, field_at
+from .problems import Loc, Problem, field_at
 
 PROFILES = ("auto", "scenes", "full")
 

@@ -19,7 +19,8 @@ from ..errors import UserError, masked, path_not_found
 from ..files import read_json, write_text
 from .licences import scorer_licences
 from .overrides import read_yaml
-from .schema import Run, raise_problems, section_of, type_problems
+from .problems import raise_problems, section_of, type_problems
+from .schema import Run
 from .validate import name_problems
 
 

@@ -15,7 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import nearest_allowed, printable
 from ..policy.families import FAMILIES
-from .schema import Loc, Mapper, Problem, section_of, type_problems, unknown_key
+from .problems import Loc, Problem, section_of, type_problems, unknown_key
+from .schema import Mapper
 from .trainer_settings import SETTINGS, GRPOSettings
 
 DERIVED = {  # TRL's settings that our own determine

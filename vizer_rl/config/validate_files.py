@@ -13,7 +13,8 @@ from ..data.sources import find_files
 from ..errors import ImageError, nearest_allowed, nearest_match, path_not_found
 from ..files import checkpoints
 from ..policy.families import FAMILIES
-from .schema import Loc, Problem, Scorer, section_of
+from .problems import Loc, Problem, section_of
+from .schema import Scorer
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 Overwrite = bool | str | None  # "finished": a run that came to its end
