@@ -42,7 +42,7 @@ train-qwen2vl: setup ## the same for Qwen2-VL
 	.venv/bin/vizer-rl train experiments/qwen2vl.yaml $(OVERRIDES) $(RUN_FLAGS)
 
 test: setup ## fast tests, offline, on two CPU cores
-	$(OFFLINE) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## slow tests, minutes each
 	$(OFFLINE) .venv/bin/python -m pytest -q -m slow $(ARGS)

@@ -22,6 +22,7 @@ from ..conftest import REPO
 from ..stubs import Answering
 
 QUICK = {"sample_support": {"samples": 4}}  # half the time
+COUNT = 96
 ALL_REWARDS = pytest.mark.parametrize("name", rewards.names())
 
 
@@ -63,11 +64,11 @@ def test_it_is_one_short_file(name):
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    """160 scenes with captions that the frozen policy sampled for them, and the true ones."""
+    """COUNT scenes with captions that the frozen policy sampled for them, and the true ones."""
     run = load_run(REPO / "experiments/smolvlm.yaml", ["profile=scenes"])
     model, processor = load.load_policy("smolvlm", "embedded", dtype="float32")
     torch.manual_seed(0)
-    scenes = [draw.sample(3_000_000 + k) for k in range(160)]
+    scenes = [draw.sample(3_000_000 + k) for k in range(COUNT)]
     images = [draw.render(s) for s in scenes]
     message = captioner.caption(
         model, processor, images, run.data.prompt, max_new_tokens=32, temperature=1.0
@@ -77,7 +78,7 @@ def bank(tmp_path_factory):
     encoders = Encoders("embedded:a", torch.device("cpu"), torch.float32)
     eos = load.eos_ids(model, processor)
     scoring = RewardFunctions([], encoders, reference, eos, 8, run.data.prompt)
-    ids = [str(k) for k in range(160)]
+    ids = [str(k) for k in range(COUNT)]
     sample = scoring.batch(ids, images, [c.text for c in message], [c.ids for c in message])
     return Bank(ids, images, sample, tmp_path_factory.mktemp("cache")), scenes
 
