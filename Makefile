@@ -1,5 +1,5 @@
 # Entry points: `make` lists targets and variables. Works with GNU make 3.81, which macOS ships.
-.PHONY: help train-smolvlm train-qwen2vl scenes-assets test test-slow test-faults check bench setup
+.PHONY: help train-smolvlm train-qwen2vl scenes-assets test test-slow test-faults check bench paper setup
 .DEFAULT_GOAL := help
 
 #: IMAGES=   a folder of images                   (data.images; default: the scenes that ship)
@@ -11,6 +11,9 @@
 #: ARGS=     any other settings: ARGS="train.max_steps=20 policy.lora.r=8"
 #: FLAGS=    flags of vizer-rl: FLAGS=--resume
 #: CASES=    make bench: embedded, shaped, scaling, real or one case (default: all that can run here)
+#: COCO=     make paper: COCO 2014, its folders train2014, val2014 and annotations
+#: KARPATHY= make paper: Karpathy's split, dataset_coco.json
+#: CC3M=     make paper: a folder of CC3M's validation images
 #: PYTHON=   the Python of .venv                  (3.11, 3.12 or 3.13; used by the first call)
 
 # WSL exports NAME, the host name: only `make … NAME=x` counts.
@@ -20,6 +23,7 @@ endif
 
 quote = '$(subst ','\'',$(1))'
 setting = $(if $(strip $(2)),$(call quote,$(1)=$(2)) )
+path = $(if $(strip $(2)),$(1) $(call quote,$(2)) )
 OVERRIDES = $(call setting,data.images,$(IMAGES))$(call setting,policy.model,$(MODEL))$(\
 )$(call setting,profile,$(PROFILE))$(call setting,name,$(NAME))$(\
 )$(call setting,seed,$(SEED))$(ARGS)
@@ -47,9 +51,8 @@ test: setup ## fast tests, offline, on two CPU cores
 test-slow: setup ## slow tests, minutes each
 	$(OFFLINE) .venv/bin/python -m pytest -q -m slow $(ARGS)
 
-test-faults: setup ## kill runs at twenty random moments, resume, compare; hostile images
-	$(OFFLINE) .venv/bin/python -m pytest -q -s -m "slow or not slow" -k "kill or signal or hostile" \
-		tests/training/test_kills.py tests/data/test_hostile_images.py $(ARGS)
+test-faults: setup ## kills, faults, hostile input: the table of docs/reliability.md
+	$(OFFLINE) .venv/bin/python -m pytest -q -s -m faults --durations=0 $(ARGS)
 
 check: setup ## lint, format check and types (ruff, mypy)
 	.venv/bin/python -m ruff check .
@@ -58,6 +61,11 @@ check: setup ## lint, format check and types (ruff, mypy)
 
 bench: setup ## step time and memory against stock TRL: table, benchmarks/results/ and plot
 	$(OFFLINE) .venv/bin/python -m benchmarks.bench $(CASES)
+
+paper: setup ## ViZer's table, quoted beside measured: IMAGES= COCO= KARPATHY= CC3M=, a GPU, a hub
+	.venv/bin/python -m experiments.paper $(call path,--images,$(IMAGES))$(call path,--coco,$(COCO))$(\
+	)$(call path,--karpathy,$(KARPATHY))$(call path,--cc3m,$(CC3M))$(\
+	)$(if $(ARGS),--set $(ARGS) )$(FLAGS)
 
 scenes-assets: setup ## rebuild the checkpoints that ship with the package
 	.venv/bin/python -m experiments.embedded.build $(ARGS)

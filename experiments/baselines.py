@@ -10,11 +10,8 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model
-from rich.console import Console
-from transformers import set_seed
 
 from rewards.lib.chunks import caption_cosines
-from vizer_rl.algorithms import advantages as adv
 from vizer_rl.config import run_dir
 from vizer_rl.config.schema import Run
 from vizer_rl.data import lazy
@@ -22,91 +19,21 @@ from vizer_rl.data.scenes import truth_of
 from vizer_rl.data.sources import ImageFolder
 from vizer_rl.evaluation import evaluate
 from vizer_rl.evaluation.before_after import Pair, summary
-from vizer_rl.policy import captioner, load
+from vizer_rl.policy import load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.hidden_states import caption_tokens, token_states
 from vizer_rl.policy.lora import lora_config
-from vizer_rl.scoring.aggregation import rank_failed, through_gates, weighted_sum
 from vizer_rl.scoring.clip import OpenClip
-from vizer_rl.training import assemble, splits
-
-PROMPTS = (
-    "Describe the image.",
-    "Describe the image in detail.",
-    "Describe every object in the image with its size, colour and shape.",
-    "What is in the image?",
-    "Write a long caption of the image.",
-)
-IMAGES_PER_BATCH = 16  # images whose candidates are scored together
-PROMPT_IMAGES = 128  # training images on which prompts are compared
+from vizer_rl.training.controls import PROMPT_IMAGES, PROMPTS, BasePolicy
 
 
-class BasePolicy:
-    """A run's base policy with its rewards prepared, and the images."""
-
-    def __init__(self, run: Run, console: Console) -> None:
-        self.run = run
-        self.images, _, self.heldout = splits.image_sets(run, console)
-        components = assemble.load_components(run, assemble.make_rewards(run))
-        self.model, self.processor = components.model, components.processor
-        self.vision_cache, self.scoring = components.vision_cache, components.reward_functions
-        set_seed(run.seed)
-        assemble.prepare_rewards(run, components, self.images, console.print)
-        self.key = components.reference.key
-
-    def captions(self, folder: ImageFolder, count: int, prompt: str = "") -> list[list]:
-        """`count` captions of each image: greedy if it is one, else sampled at temperature 1."""
-        images = lazy.LazyImages(folder.load, [i for i in folder.ids for _ in range(count)])
-        captions = captioner.caption(
-            self.model,
-            self.processor,
-            images,
-            prompt or self.run.data.prompt,
-            max_new_tokens=self.run.train["max_completion_length"],
-            temperature=float(count > 1),
-            vision_cache=self.vision_cache,
-        )
-        return [captions[k : k + count] for k in range(0, len(captions), count)]
-
-    def rewards(self, folder: ImageFolder, captions: list[list]) -> torch.Tensor:
-        """(N, n, K) raw rewards of n captions of each of N images."""
-        chunks = []
-        for start in range(0, len(captions), IMAGES_PER_BATCH):
-            chunk = captions[start : start + IMAGES_PER_BATCH]
-            ids = [i for i, c in zip(folder.ids[start:], chunk, strict=False) for _ in c]
-            flat = [c for candidates in chunk for c in candidates]
-            batch = self.scoring.batch(
-                ids,
-                lazy.LazyImages(folder.load, ids),
-                [c.text for c in flat],
-                [c.ids for c in flat],
-            )
-            scores = self.scoring.scores(batch)
-            columns = [[math.nan if v is None else v for v in c] for c in scores.values()]
-            chunks.append(torch.tensor(columns).T.reshape(len(chunk), -1, len(columns)))
-        return torch.cat(chunks)
-
-    def scores(self, rewards: torch.Tensor) -> torch.Tensor:
-        """(N, n): the weighted sum of rewards (N, n, K), each standardised over all captions.
-
-        A caption that fails a gate has the last rank among those of its image."""
-        weights = torch.tensor([r.weight for r in self.scoring.rewards])
-        flat, penalty = through_gates(rewards.flatten(0, 1), weights, self.scoring.gates_K)
-        moments = adv.Moments(flat.shape[1])
-        moments.update(flat)
-        scores = weighted_sum(moments.standardise(flat), weights)
-        return rank_failed(scores, penalty, rewards.shape[1]).view(rewards.shape[:2])
-
-    def best(self, folder: ImageFolder, captions: list[list], n: int) -> list:
-        """The best of the first n captions of each image, by the rewards."""
-        groups = [candidates[:n] for candidates in captions]
-        best = self.scores(self.rewards(folder, groups)).nan_to_num(-math.inf).argmax(1).tolist()
-        return [candidates[k] for candidates, k in zip(groups, best, strict=True)]
+class Baselines(BasePolicy):
+    """A run's base policy, which writes run directories."""
 
     def begin(self, directory: Path) -> None:
         """What a run directory begins with."""
         images = self.images, self.heldout
-        environment = run_dir.describe_environment(self.run, *images, self.key)
+        environment = run_dir.describe_environment(self.run, *images, self.reference.key)
         run_dir.write_run_dir(self.run, directory, *images, environment)
 
     def write(self, directory: Path, captions: Sequence[str]) -> None:
@@ -124,13 +51,13 @@ class BasePolicy:
         (directory / "captions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def base(policy: BasePolicy, directory: Path) -> int:
+def base(policy: Baselines, directory: Path) -> int:
     """The greedy captions of the untrained model. Returns captions sampled, as all here do."""
     policy.write(directory, [c[0].text for c in policy.captions(policy.heldout, 1)])
     return 0
 
 
-def best_prompt(policy: BasePolicy, directory: Path) -> int:
+def best_prompt(policy: Baselines, directory: Path) -> int:
     """The prompt whose greedy captions of training images have the highest reward."""
     folder = ImageFolder("", policy.images.root, policy.images.ids[:PROMPT_IMAGES], {})
     by_prompt = [policy.captions(folder, 1, prompt) for prompt in PROMPTS]
@@ -143,10 +70,10 @@ def best_prompt(policy: BasePolicy, directory: Path) -> int:
     return len(folder.ids) * len(PROMPTS)
 
 
-def best_of(n: int) -> Callable[[BasePolicy, Path], int]:
+def best_of(n: int) -> Callable[[Baselines, Path], int]:
     """The best of n sampled captions of every held-out image."""
 
-    def baseline(policy: BasePolicy, directory: Path) -> int:
+    def baseline(policy: Baselines, directory: Path) -> int:
         captions = policy.captions(policy.heldout, n)
         policy.write(directory, [c.text for c in policy.best(policy.heldout, captions, n)])
         return n * len(captions)
@@ -154,7 +81,7 @@ def best_of(n: int) -> Callable[[BasePolicy, Path], int]:
     return baseline
 
 
-def sft_on_best(policy: BasePolicy, directory: Path) -> int:
+def sft_on_best(policy: Baselines, directory: Path) -> int:
     """Supervised on the best of 8 sampled captions of as many images as GRPO samples for."""
     budget, n = grpo_captions(policy.run), policy.run.train["num_generations"]
     ids = policy.images.ids[: max(1, budget // n)]
@@ -164,7 +91,7 @@ def sft_on_best(policy: BasePolicy, directory: Path) -> int:
     return n * len(ids)
 
 
-def oracle(policy: BasePolicy, directory: Path) -> int:
+def oracle(policy: Baselines, directory: Path) -> int:
     """Supervised on the true captions of all training scenes: what no label-free method has."""
     truth = json.loads(truth_of(policy.images.root).read_text())
     tokens = {
@@ -183,7 +110,7 @@ def grpo_captions(run: Run) -> int:
     return run.train["max_steps"] * run.train["per_device_train_batch_size"] * accumulated
 
 
-def supervised(policy: BasePolicy, directory: Path, completions: dict[str, list[int]]) -> None:
+def supervised(policy: Baselines, directory: Path, completions: dict[str, list[int]]) -> None:
     """LoRA of the run's size on these completions (image id -> token ids), as many updates as GRPO.
 
     Same batch, learning rate and schedule; the adapter after the last update is kept.
@@ -212,7 +139,7 @@ def supervised(policy: BasePolicy, directory: Path, completions: dict[str, list[
 
 
 def cross_entropy(
-    policy: BasePolicy, model: PeftModel, ids: list[str], completions: list[list[int]]
+    policy: Baselines, model: PeftModel, ids: list[str], completions: list[list[int]]
 ) -> torch.Tensor:
     """Mean negative log-probability of the completions' tokens given these images."""
     images, prompt = [policy.images.load(i) for i in ids], policy.run.data.prompt

@@ -41,13 +41,15 @@ VIZER = ("algorithm=vizer", "train.beta=0")
 TRAINED = {
     "ViZer_G": VIZER,
     "ViZer_GT": (*VIZER, "mapper.source=captions", f"mapper.captions={TRUE_CAPTIONS}"),
+    "RAFT one round": ("algorithm=raft", "train.sample_from=reference", "monitor.keep=last"),
+    "RAFT": ("algorithm=raft",),
     "RLOO": ("algorithm=rloo",),
     "PPO": ("algorithm=ppo",),
     "GRPO": ("algorithm=grpo",),
 }
 ROWS = [*[row for row in BASELINES if row != ORACLE], *TRAINED, ORACLE]
 ONE_SEED = ("base", "best prompt", "best of 8", "best of 16")
-COMPARED = (*ONE_SEED, "SFT on best of 8", "ViZer_G")  # the best of these is the control
+COMPARED = (*ONE_SEED, "SFT on best of 8", "RAFT one round", "ViZer_G")  # control: the best
 METRICS = {
     "fact_precision": "precision",
     "fact_recall": "recall",
@@ -87,7 +89,7 @@ def make(prefix: str, family: str, row: str, seed: int, overrides: list[str]) ->
         runner.command("train", file, *words, "--overwrite")
         sampled = captions_sampled(run, folder)
     else:
-        sampled = BASELINES[row](baselines.BasePolicy(run, Console()), folder)
+        sampled = BASELINES[row](baselines.Baselines(run, Console()), folder)
     cost = {"seconds": time.monotonic() - start, "captions": sampled}
     (folder / "cost.json").write_text(json.dumps(cost))
 

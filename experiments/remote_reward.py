@@ -4,8 +4,9 @@ An example to copy: `rewards: {experiments/remote_reward.py: {url: http://host:8
 scorer gets {"items": [{"image_id", "caption", "image"}]}, the image as base64 PNG and left out
 where an item before has the same id, and answers {"scores": [number or null, …]}. Requests are
 sent together, `batch_size` captions each. A scorer that is busy or away (time-out, no connection,
-429, 5xx) is asked again after 1, 2, 4, … times `wait` seconds; when it has failed `tries` times, or
-says that the request is wrong (any other 4xx), the run stops with the reason and can be resumed.
+429, 5xx) is asked again after 1, 2, 4, … times `wait` seconds, for two minutes unless set otherwise
+and never beyond a reward's time limit; when it has failed `tries` times, or says that the request
+is wrong (any other 4xx), the run stops with the reason and can be resumed.
 Cost: one image and one caption sent per caption, and whatever the scorer takes.
 """
 
@@ -32,7 +33,7 @@ class RemoteReward:
         *,
         url: str,
         timeout: float = 30.0,
-        tries: int = 4,
+        tries: int = 8,
         wait: float = 1.0,
         batch_size: int = 16,
     ) -> None:

@@ -17,6 +17,7 @@ What a class may declare, and what holds where it does not:
     prepare(bank)              called before training, for instance to calibrate on the bank; may
                                return a sentence for the user: what it does otherwise than set
     save(folder)               called after prepare: write what was learnt to the run directory
+    objection                  after prepare: why this reward cannot work here, for the audit
     parts(batch)               per caption the (sentence | phrase | claim | …, score) it is made of
     notes()                    metrics since the last call, logged as reward/<name>/<key>
 
@@ -37,6 +38,7 @@ from PIL.Image import Image
 
 from rewards.lib.lookup import cost, find, load_module, make, names, title
 from rewards.lib.text import Missing, content_words, noun_phrases, sentences
+from rewards.lib.word_classes import Place
 
 __all__ = [
     "Bank",
@@ -106,6 +108,18 @@ class ReferencePolicy(Protocol):
 
     def tokens(self, caption: str) -> list[str]:
         """The text of each of those T_i tokens."""
+
+    def word_probs(
+        self,
+        captions: Sequence[str],
+        places: Sequence[Sequence[Place]],
+        images: Sequence[Image],
+        view: str = "image",
+    ) -> list[list[torch.Tensor]]:
+        """Per caption and place (1 + A,): the word's probability, its alternatives'; sum 1.
+
+        The places are those of `rewards.lib.word_classes.places`.
+        """
 
     def sample(self, images: Sequence[Image], count: int, seed: int) -> list[list[str]]:
         """`count` captions per image, sampled at temperature 1."""

@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 
 from rewards import Bank, CaptionBatch, Scores, win_rate
-from rewards.lib.mapper import Mapper, fit_mapper, taken_up
+from rewards.lib import disk_cache
+from rewards.lib.mapper import Mapper, fit_mapper, keep, taken_up
 
 RATE = 0.75
 
@@ -62,10 +63,16 @@ class Alignment:
         path = bank.cache / f"alignment-{name}.pt"
         if self.file is not None or path.exists():  # a collapsed mapper is not in the cache
             features = policy.image_features(sample.image_ids[:1], sample.images)
-            self.mapper, self.reading, self.end, self.matching = taken_up(
-                self.file or str(path), features
-            )
-            return
+            try:
+                self.mapper, self.reading, self.end, self.matching = taken_up(
+                    self.file or str(path), features
+                )
+                return
+            except ValueError as error:
+                if self.file is not None:
+                    raise
+                with disk_cache.tolerated(bank.cache):
+                    disk_cache.discard(path, str(error))
         features = policy.image_features(sample.image_ids, sample.images)
         states = self._states(sample)
         mapper, self.matching, _ = fit_mapper(
@@ -77,15 +84,14 @@ class Alignment:
             remedy="give it more steps, or leave this reward out",
         )
         self.mapper = mapper.requires_grad_(False)
-        self.save(path.parent, path.name)
+        with disk_cache.tolerated(bank.cache):
+            self.save(path.parent, path.name)
 
     def save(self, folder: Path, name: str = "alignment.pt") -> None:
         """Write the mapper, its held-out matching accuracy and how it reads captions."""
         assert self.mapper is not None
-        folder.mkdir(parents=True, exist_ok=True)
         how = {"reading": self.reading, "end": self.end, "width": self.width}
-        weights = self.mapper.state_dict()
-        torch.save({"mapper": weights, "matching": self.matching, **how}, folder / name)
+        keep(folder / name, self.mapper, matching=self.matching, **how)
 
     def __call__(self, batch: CaptionBatch) -> Scores:
         if self.mapper is None:

@@ -12,7 +12,6 @@ Cost: 1.5 × `samples` captions of the base per training image, once, kept on di
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -22,6 +21,7 @@ import numpy as np
 from PIL.Image import Image
 
 from rewards import Bank, CaptionBatch, Parts, ReferencePolicy, Scores, win_rate
+from rewards.lib import disk_cache
 from rewards.lib.images import augmented, image_hash
 from rewards.lib.text import lemmas
 
@@ -51,8 +51,8 @@ class SampleSupport:
         policy = bank.sample.policy
         inputs = json.dumps([policy.key, bank.sample.prompt, self.samples, SEED])
         key = blake2b(inputs.encode(), digest_size=8).hexdigest()
-        self.path = bank.cache / f"sample_support-{key}.json"
-        self.captions = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.path = bank.cache / f"sample_support-{key}.captions"
+        self.captions = json.loads(disk_cache.read(self.path) or b"{}")
         self.names = {}
         self.learn(policy, zip(bank.image_ids, bank.images, strict=True))
 
@@ -76,10 +76,7 @@ class SampleSupport:
         sampled = [captions[0] for captions in policy.sample(views, 1, SEED)]
         count = len(views) // len(new)
         self.captions |= {key: sampled[k * count : (k + 1) * count] for k, key in enumerate(new)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}")  # several devices may write at once
-        draft.write_text(json.dumps(self.captions))
-        draft.replace(self.path)
+        disk_cache.write(self.path, json.dumps(self.captions).encode())
 
     def views(self, image: Image, key: str) -> list[Image]:
         """`samples` views of the image, then half as many that are mirrored as well."""

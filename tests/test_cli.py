@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import rewards
+import vizer_rl.evaluation.caption_images
 import vizer_rl.evaluation.evaluate
 import vizer_rl.training.score
 import vizer_rl.training.train
@@ -19,7 +20,8 @@ from vizer_rl.config import validate_files
 from vizer_rl.errors import ImageError, UserError
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["train", "audit", "rewards", "score", "caption", "evaluate", "doctor"]
+COMMANDS = ["train", "audit", "rewards", "score", "caption", "evaluate", "report", "compare"]
+COMMANDS += ["scorer", "doctor"]
 SMOLVLM = str(ROOT / "experiments/smolvlm.yaml")
 
 
@@ -147,7 +149,9 @@ def test_a_missing_run_file_is_one_line_and_2(capsys):
     assert capsys.readouterr().err == "vizer_rl: run file 'b.yaml' not found; nearest: a.yaml\n"
 
 
-@pytest.mark.parametrize("words", [["evaluate", "--run"], ["caption", "a.png", "--run"]])
+@pytest.mark.parametrize(
+    "words", [["evaluate", "--run"], ["report", "--run"], ["caption", "a.png", "--run"]]
+)
 def test_a_missing_run_is_told_with_the_nearest(words, capsys):
     Path("runs/smolvlm-scenes").mkdir(parents=True)
     result = "vizer_rl: run 'runs/smolvlm' not found; nearest: runs/smolvlm-scenes\n"
@@ -157,12 +161,15 @@ def test_a_missing_run_is_told_with_the_nearest(words, capsys):
 
 def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch):
     calls = []
-    monkeypatch.setattr(vizer_rl.evaluation.evaluate, "caption", lambda *a: calls.append(a))
+    monkeypatch.setattr(vizer_rl.evaluation.caption_images, "caption", lambda *a: calls.append(a))
     monkeypatch.setattr(vizer_rl.evaluation.evaluate, "evaluate", lambda *a: calls.append(a))
     Path("runs/x").mkdir(parents=True)
     assert cli.main(["caption", "--run", "x", "a.png", "b.png"]) == 0
     assert cli.main(["evaluate", "--run", "runs/x"]) == 0
-    assert calls == [(Path("runs/x"), [Path("a.png"), Path("b.png")]), (Path("runs/x"),)]
+    assert calls == [
+        (Path("runs/x"), [Path("a.png"), Path("b.png")]),
+        (Path("runs/x"), None, (), (), None, None),
+    ]
 
 
 @pytest.mark.parametrize(

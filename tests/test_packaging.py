@@ -149,6 +149,14 @@ def test_every_other_target_does_its_own_set_up():
         assert result.stdout.splitlines()[0].endswith("scripts/setup")
 
 
+def test_the_wheel_holds_every_file_of_the_package_that_is_not_python():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    package = ROOT / "vizer_rl"
+    packed = {p for glob in setuptools["package-data"]["vizer_rl"] for p in package.glob(glob)}
+    others = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert others <= packed
+
+
 def test_help_lists_every_target_and_variable():
     result = subprocess.run(["make"], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True)
     makefile = (ROOT / "Makefile").read_text()

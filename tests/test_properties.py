@@ -24,6 +24,8 @@ from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
 
 from .conftest import REPO
 
+pytestmark = pytest.mark.faults
+
 FAST = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

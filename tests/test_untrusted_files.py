@@ -11,6 +11,8 @@ from vizer_rl.files import load_tensors
 
 from .test_architecture import SOURCES, imports, name_of
 
+pytestmark = pytest.mark.faults
+
 LOADERS = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "importlib.reload"}
 RUNS_CODE = {"eval", "exec", "compile", "__import__"}
 FROM_DISK = {"load_from_disk", "load_dataset"}  # of datasets: caches of pickles

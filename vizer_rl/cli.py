@@ -1,24 +1,22 @@
-"""The command line: parses, dispatches. A command imports what is slow to import when it runs."""
+"""The command line: dispatches. A command imports what is slow to import when it runs."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import os
-import re
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from .arguments import parse
 from .errors import (
     Interrupted,
     UserError,
     masked,
-    nearest_match,
     path_not_found,
     printable,
     user_message,
@@ -26,29 +24,6 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .config.schema import Run
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose error about a choice ends with the nearest one."""
-
-    def error(self, message: str) -> NoReturn:
-        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        if choice:
-            nearest = nearest_match(choice[1], re.findall(r"[\w-]+", choice[2]))
-            message += f"; nearest: {nearest}" if nearest else ""
-        super().error(message)
-
-
-class _Version(argparse.Action):
-    """--version; the installed package's, read only when the flag is given."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        try:
-            number = version("vizer_rl")
-        except PackageNotFoundError:
-            number = "(not installed)"
-        print(f"vizer_rl {number}")
-        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,15 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # no character stops a terminal of any encoding
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # the hub is asked for files alone
     os.environ.setdefault("WANDB_SILENT", "true")  # we print ourselves where the curves are
     # TRL uses names that transformers deprecates: nothing that our users could correct.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return args.command(args) or 0
+        return COMMANDS[args.command](args) or 0
     except KeyboardInterrupt as stop:
         command = shlex.join([word for word in words if word not in ("--overwrite", "--resume")])
         resume = f"; go on with: vizer-rl {command} --resume" if words[0] == "train" else ""
-        print(f"\nvizer_rl: stopped{resume}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says so for all
+            print(f"\nvizer_rl: stopped{resume}", file=sys.stderr)
         return stop.code if isinstance(stop, Interrupted) else 130
     except Exception as error:  # a mistake of the user's is one line, a bug its traceback
         message = user_message(error)
@@ -76,72 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = "\n".join(map(printable, masked(message).split("\n")))
         print(f"vizer_rl: {lines}", file=sys.stderr)
         return 2
-
-
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command and its arguments; flags may stand between a run's settings."""
-    parser = _parser()
-    if list(words[:2]) == ["rewards", "score"]:
-        parser.error(
-            "`rewards score` has become `score`; "
-            "write: vizer-rl score RUN.yaml IMAGE CAPTION [key=value …]"
-        )
-    args, rest = parser.parse_known_args(words)
-    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if "overrides" in args:
-        args.overrides += rest
-    return args
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vizer-rl", description="Captioners that learn without labels.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, command: Callable[[argparse.Namespace], int | None], text: str) -> _Parser:
-        sub: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(command=command)
-        return sub
-
-    train = add("train", _train, "train a run file's policy and evaluate it")
-    audit = add("audit", _audit, "audit a run file's rewards before training")
-    rewards = add("rewards", _rewards, "list the rewards")
-    rewards.epilog = "`vizer-rl score` scores one caption on the rewards of a run file."
-    score = add("score", _score, "score one caption on every reward of a run file")
-    caption = add("caption", _caption, "caption images before and after training, side by side")
-    evaluate = add("evaluate", _evaluate, "evaluate a run on its held-out images again")
-    doctor = add("doctor", _doctor, "report what this machine can run, and why not")
-
-    for sub in (train, audit, score):
-        sub.add_argument("file", type=Path, metavar="RUN.yaml", help="as experiments/smolvlm.yaml")
-    text = "a run file: what it would download, and what is here of it"
-    doctor.add_argument("file", type=Path, nargs="?", metavar="RUN.yaml", help=text)
-    score.add_argument("image", type=Path, metavar="IMAGE")
-    score.add_argument("caption", metavar="CAPTION")
-    for sub in (train, audit, score, doctor):
-        text = "any settings of the run: train.max_steps=20, …"
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help=text)
-    text = "image files, folders and 'glob patterns'"
-    caption.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help=text)
-    for sub in (caption, evaluate):
-        sub.add_argument("--run", required=True, metavar="NAME", help="the run in runs/NAME")
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    text = "short runs at three learning rates, and which to take; goes on where it was stopped"
-    train.add_argument("--sweep", choices=("lr",), help=text)
-    train.add_argument("--overwrite", action="store_true", help="delete the run directory first")
-    train.add_argument(
-        "--overwrite-finished", action="store_true", help="the same, where the run came to its end"
-    )
-    train.add_argument(
-        "--accept-changes", action="store_true", help="go on though settings or images changed"
-    )
-    audit.add_argument("--strict", action="store_true", help="exit with 1 if the verdict is fail")
-    audit.epilog = (
-        "Writes audit.json and audit.html into runs/NAME where that run is there, else into "
-        "audits/NAME. On drawn scenes the truth is reported; the verdict never uses it."
-    )
-    return parser
 
 
 def _load_run(args: argparse.Namespace, *flags: Any) -> Run:
@@ -195,9 +106,17 @@ def _score(args: argparse.Namespace) -> None:
     score(run, args.image, args.caption)
 
 
+def _scorer(args: argparse.Namespace) -> None:
+    args.overrides += [f"data.images={args.images}"] if args.images else []
+    run = _load_run(args) if args.file else None
+    from .training.scorer_passport import scorer_passport
+
+    scorer_passport(args.name, run, args.images, args.captions)
+
+
 def _caption(args: argparse.Namespace) -> None:
     directory = _run_directory(args.run)
-    from .evaluation.evaluate import caption
+    from .evaluation.caption_images import caption
 
     caption(directory, args.images)
 
@@ -206,7 +125,27 @@ def _evaluate(args: argparse.Namespace) -> None:
     directory = _run_directory(args.run)
     from .evaluation.evaluate import evaluate
 
-    evaluate(directory)
+    controls = None
+    if args.controls:
+        from .training.controls import make_controls
+
+        controls = make_controls
+    metrics = args.references or (), args.metrics or (), args.clip
+    evaluate(directory, args.images, *metrics, controls)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from .evaluation.compare import compare
+
+    compare([_run_directory(name) for name in args.run])
+
+
+def _report(args: argparse.Namespace) -> None:
+    directories = [_run_directory(name) for name in dict.fromkeys(args.run)]
+    from .evaluation.report.report import write_report
+    from .evaluation.tables import PlainConsole
+
+    write_report(directories, PlainConsole())
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -216,3 +155,17 @@ def _doctor(args: argparse.Namespace) -> int:
         print(f"Not even the doctor can be imported: {error}. Run `make setup`.")
         return 1
     return doctor(_load_run(args) if args.file else None)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "train": _train,
+    "audit": _audit,
+    "rewards": _rewards,
+    "score": _score,
+    "caption": _caption,
+    "evaluate": _evaluate,
+    "report": _report,
+    "compare": _compare,
+    "scorer": _scorer,
+    "doctor": _doctor,
+}

@@ -18,15 +18,18 @@ HUB_UNREACHABLE = re.compile(
     r"|cannot find the requested files in the local cache",
     re.IGNORECASE,
 )
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-DISK_FULL = re.compile(
-    r"No space left|Read-only file system|file write failed|os error (28|30|122)"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_FAULT = re.compile(  # as safetensors, torch.save and a process of the data loader word it
+    r"No space left|Read-only file system|Permission denied|file write failed"
+    r"|os error (1|13|28|30|122)\b"
 )
 UNPRINTABLE = re.compile(  # control characters, line separators, text direction, lone surrogates
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+(?=@)")  # user:password of a URL
-WRITERS = ("SafetensorError", "RuntimeError")  # of safetensors and of torch.save
+WRITERS = ("SafetensorError", "RuntimeError", "OSError")
+DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError")  # of torch.distributed
 
 
 class UserError(ValueError):
@@ -35,6 +38,10 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """What is wrong with a run file and its overrides, one line per error."""
+
+
+class Fault(UserError):
+    """What a machine, not its user, did wrong: a training adds where and how it can go on."""
 
 
 class ImageError(ValueError):
@@ -85,7 +92,7 @@ def path_not_found(path: str | Path) -> str:
 def user_message(error: BaseException) -> str | None:
     """The message for an error that the user can correct; None for a bug."""
     if isinstance(error, UserError | ImageError):
-        return str(error)
+        return _text(error)
     # A class of a module that was never imported cannot have been raised.
     hub = sys.modules.get("huggingface_hub.errors")
     offline = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) if hub else ()
@@ -104,14 +111,32 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
+def disk_fault(error: BaseException) -> str:
+    """Why a disk takes no more, or not this, in the system's words; "" for all else."""
+    number, text = getattr(error, "errno", None), " ".join(_text(error).split())
+    worded = type(error).__name__ in WRITERS and DISK_FAULT.search(text)
+    return text if number in (*FULL, *REFUSED) or worded else ""
+
+
+def _text(error: BaseException) -> str:
+    """An error's message; of one that a worker has passed on, without its traceback."""
+    text = str(error)
+    if text.startswith("Caught "):
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
+    return text
+
+
 def _machine_fault(error: BaseException) -> str:
-    """The sentence on a disk that takes no more or a worker that was killed, "" for all else."""
-    disk = DISK_FULL.search(str(error))
-    if getattr(error, "errno", None) in DISK_ERRORS or (disk and type(error).__name__ in WRITERS):
-        return f"the disk takes no more ({' '.join(str(error).split())})"
+    """The sentence on a full disk or on a process that was killed beside us, "" for all else."""
+    if reason := disk_fault(error):
+        refused = getattr(error, "errno", None) in REFUSED
+        return f"{'a file is refused' if refused else 'the disk takes no more'} ({reason})"
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return (
             f"a worker that reads images was killed ({' '.join(str(error).split())}): give it more "
             "memory, or read in the main process (train.dataloader_num_workers=0)"
         )
+    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+    if gloo or type(error).__name__ in DISTRIBUTED:
+        return "another process of this run has ended, or is out of reach: what it printed says why"
     return ""

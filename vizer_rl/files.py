@@ -1,7 +1,8 @@
 """Atomic files: written aside, synced and renamed, so that a crash leaves the old or the new one.
 
 A sealed folder has the checksum of each of its files; what was half written, or damaged since, is
-named by `damage` and never taken for whole. `read_json` and `load_tensors` are how files of a run
+named by `damage` and never taken for whole. A disk that does not take a file is a Fault, which
+names it. `read_json` and `load_tensors` are how files of a run
 are read back: checked, and without running anything that they hold.
 """
 
@@ -10,34 +11,56 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import UserError, printable
+from .errors import Fault, UserError, disk_fault, printable
 
 CHECKSUMS = "checksums.json"  # of a sealed folder: {file: blake2b of its bytes}
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put that in its place; OSError leaves `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Inside, a write that the disk does not take is a Fault that names this file or folder."""
     try:
-        write(part)
-        _sync(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync(path.parent)
+        yield
+    except Exception as error:  # of torch and safetensors too, which have classes of their own
+        if not (reason := disk_fault(error)) or isinstance(error, Fault):
+            raise
+        raise Fault(f"'{path}' cannot be written: {reason}") from error
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, then put that in its place; a Fault leaves `path`."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(part)
+            _sync(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file in UTF-8, on a line of its own."""
+    with naming(path), path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read() == b"\n" else f"\n{text}"  # what was cut ends there
+        file.write(text.encode())
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -61,6 +84,26 @@ def read_json(path: Path, kind: Any) -> Any:
         ) from error
 
 
+def read_jsonl(path: Path, kind: Any) -> list[Any]:
+    """The lines of a JSONL file, each of this type; UserError names file, line and fault."""
+    adapter = TypeAdapter(kind)
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(adapter.validate_json(line))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise UserError(
+                f"'{path}' cannot be used: line {number}: {first['msg']}; it was cut, changed or "
+                "written by another version of vizer_rl"
+            ) from error
+    return rows
+
+
 def load_tensors(path: Path) -> Any:
     """Tensors and plain values of a file of `torch.save`, on the CPU; UserError names the file."""
     import torch
@@ -79,14 +122,42 @@ def add_checksums(folder: Path) -> None:
 
 
 def seal(folder: Path, target: Path) -> None:
-    """Add the checksums of a folder's files, sync all of it and rename it to `target`."""
+    """Add the checksums of a folder's files, sync all of it and rename it to `target`.
+
+    What was there before goes aside and then away: killed anywhere in between, `whole` has one.
+    """
     add_checksums(folder)
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
-    if target.exists():  # of the same step, written by a run that was stopped right after it
-        shutil.rmtree(target)
+    if target.exists():
+        shutil.rmtree(_aside(target, "old"), ignore_errors=True)
+        target.rename(_aside(target, "old"))
     folder.rename(target)
     _sync(target.parent)
+    shutil.rmtree(_aside(target, "old"), ignore_errors=True)
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """An empty folder to fill, which at the end is sealed and takes the place of `target`."""
+    part = _aside(target, "part")
+    with naming(target):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        seal(part, target)
+
+
+def whole(target: Path) -> Path:
+    """A folder that is `replaced`, wherever that was broken off: itself, its successor or itself
+    put aside; where there is none, its name."""
+    asides = (_aside(target, "part"), _aside(target, "old"))
+    left = [] if target.exists() else [a for a in asides if a.is_dir() and not damage(a)]
+    return left[0] if left else target
+
+
+def _aside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{kind}")
 
 
 def damage(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Images for rewards: a lazy selection of many, a hash of the pixels, an augmented view."""
+"""Images for rewards: a lazy selection of many, a hash of the pixels, augmented and blank views."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from hashlib import blake2b
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+SHADES = 32  # steps of a blank image's colour
 
 
 class Picked(Sequence[Image.Image]):
@@ -32,12 +34,24 @@ def image_hash(image: Image.Image) -> str:
     return blake2b(image.tobytes(), key=key, digest_size=16).hexdigest()
 
 
-def augmented(image: Image.Image, rng: np.random.Generator, *, mirrored: bool) -> Image.Image:
-    """The image cropped to 80-100 % of its sides and up to 20 % darker or brighter: same hues."""
-    share = rng.uniform(0.8, 1.0)
+def augmented(
+    image: Image.Image, rng: np.random.Generator, *, mirrored: bool, change: float = 0.2
+) -> Image.Image:
+    """The image cropped by up to 20 % of its sides and up to 20 % darker or brighter: same hues.
+
+    change: that share, of both.
+    """
+    share = rng.uniform(1 - change, 1.0)
     width, height = (max(1, round(side * share)) for side in image.size)
     left = int(rng.integers(image.width - width + 1))
     top = int(rng.integers(image.height - height + 1))
     cropped = image.crop((left, top, left + width, top + height))
-    cropped = ImageEnhance.Brightness(cropped).enhance(rng.uniform(0.8, 1.2))
+    cropped = ImageEnhance.Brightness(cropped).enhance(rng.uniform(1 - change, 1 + change))
     return ImageOps.mirror(cropped) if mirrored else cropped
+
+
+def blanked(image: Image.Image) -> Image.Image:
+    """An image of the same size, all in about the mean colour of this one: one for many images."""
+    mean = np.asarray(image.convert("RGB")).mean((0, 1))
+    red, green, blue = (min(255, SHADES * round(float(c) / SHADES)) for c in mean)
+    return Image.new("RGB", image.size, (red, green, blue))

@@ -8,12 +8,16 @@ positives-only cosine is otherwise nearly satisfied by that mean alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, normalize
+
+from . import disk_cache
 
 HELD = 8  # every eighth pair is kept from training
 COLLAPSED = 0.05  # variance of mapped directions, as a share of the targets': below, it is noise
@@ -120,14 +124,38 @@ def fit_mapper(
     return mapper, matching, variance
 
 
+def keep(path: Path, mapper: Mapper, **how: Any) -> None:
+    """Write a mapper and how it was trained, with a checksum, whole or not at all; OSError."""
+    entries = {"mapper": mapper.state_dict(), **how}
+    content = BytesIO()
+    torch.save(entries | {"checksum": _checksum(entries)}, content)
+    disk_cache.replace(path, content.getvalue())
+
+
 def kept(path: str | Path, device: torch.device) -> tuple[Mapper, dict[str, Any]]:
-    """A mapper that a run has kept, and the other entries of its file: how it was trained."""
-    entries: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-    weights = entries.pop("mapper")
-    first, last = weights["layers.0.weight"], weights["layers.2.weight"]
-    mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
-    mapper.load_state_dict(weights)
+    """A mapper that a run has kept, and the other entries of its file: how it was trained.
+
+    Raises ValueError in one sentence where the file is damaged, or holds no mapper.
+    """
+    try:
+        entries: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        checksum = entries.pop("checksum", None)  # of before there was one, there is none
+        if checksum not in (None, _checksum(entries)):
+            raise ValueError("it is not what was written")
+        weights = entries.pop("mapper")
+        first, last = weights["layers.0.weight"], weights["layers.2.weight"]
+        mapper = Mapper(first.shape[1], last.shape[0], first.shape[0])
+        mapper.load_state_dict(weights)
+    except Exception as error:  # on damaged bytes torch raises almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"mapper {path} cannot be read: {reason:.200}") from error
     return mapper.to(device), entries
+
+
+def _checksum(entries: dict[str, Any]) -> str:
+    weights = {name: x.cpu().numpy().tobytes() for name, x in entries["mapper"].items()}
+    how = {key: value for key, value in entries.items() if key != "mapper"}
+    return blake2b(repr((weights, how)).encode(), digest_size=16).hexdigest()
 
 
 def taken_up(file: str, features: torch.Tensor) -> tuple[Mapper, str, bool, float]:

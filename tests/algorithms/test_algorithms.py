@@ -18,10 +18,12 @@ from vizer_rl.training import train
 
 from ..conftest import REPO, TINY
 from ..training.test_metrics_page import check_page
+from ..training.test_wandb_run import check_wandb
 
 LOGGED = {
     "ppo": {"value_loss", "explained_variance", "approx_kl", "clipfrac", "ratio", "returns"},
     "vizer": {"alignment/cosine", "alignment/variance"},
+    "raft": {"nll"},
     "rloo": set(),
 }
 
@@ -40,10 +42,14 @@ def steps(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    "family",
+    ["smolvlm", pytest.param("qwen2vl", marks=pytest.mark.slow)],  # grpo's: test_train.py
+)
 @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"grpo"}))
 def test_two_steps_move_the_adapter_and_nothing_else(algorithm, family, command, spied):
     more = ["train.beta_target=1.0"] if algorithm == "ppo" else []
+    more += ["tracking.wandb=offline"] if family == "smolvlm" else []
     directory = command(family, f"{algorithm}-{family}", f"algorithm={algorithm}", *more)
     adapters = [n for n, (_, _, learns) in spied.items() if learns]
     assert adapters
@@ -55,8 +61,11 @@ def test_two_steps_move_the_adapter_and_nothing_else(algorithm, family, command,
     assert LOGGED[algorithm] | {"reward", "reward/length", "entropy", "kl"} <= set(result[0])
     assert (directory / "eval.json").exists()
     check_page(directory, algorithm)
+    if family == "smolvlm":
+        assert check_wandb(directory).config["algorithm"] == algorithm
 
 
+@pytest.mark.slow
 def test_the_value_head_is_saved_resumed_and_not_exported(command, monkeypatch, quick):
     one = ("algorithm=ppo", "train.save_steps=1")
     directory = command("smolvlm", "critic", *one, "train.max_steps=1")
@@ -79,6 +88,7 @@ def test_the_value_head_is_saved_resumed_and_not_exported(command, monkeypatch, 
     assert [s["step"] for s in steps(directory)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_ppo_does_not_go_on_from_another_algorithm(command, capsys, quick):
     command("smolvlm", "was-grpo", "train.max_steps=1", "train.save_steps=1")
     file = str(REPO / "experiments" / "smolvlm.yaml")
@@ -89,6 +99,7 @@ def test_ppo_does_not_go_on_from_another_algorithm(command, capsys, quick):
     assert "was not written by algorithm ppo" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_critic_with_its_own_adapter_learns_apart_and_stays_out_of_the_export(
     command, spied, quick
 ):
@@ -116,6 +127,20 @@ def test_a_critic_with_its_own_adapter_learns_apart_and_stays_out_of_the_export(
     assert [s["step"] for s in steps(resumed)] == [1, 2, 3]
 
 
+@pytest.mark.slow
+def test_raft_goes_on_inside_a_rollout_of_the_reference_as_if_it_had_not_stopped(command, quick):
+    same = ("algorithm=raft", "train.sample_from=reference", "train.num_iterations=2")
+    same += ("train.lr_scheduler_type=constant", "train.save_steps=1", "monitor.keep=last")
+    whole = command("smolvlm", "raft-whole", *same, "train.max_steps=2")
+    command("smolvlm", "raft-parts", *same, "train.max_steps=1")
+    parts = command("smolvlm", "raft-parts", *same, "train.max_steps=2", flags=("--resume",))
+    assert ["reward" in step for step in steps(parts)] == [True, False]
+    assert [s["nll"] for s in steps(parts)] == [s["nll"] for s in steps(whole)]
+    file = "checkpoint-2/adapter_model.safetensors"
+    assert (parts / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.slow
 def test_vizer_as_an_auxiliary_loss_is_off_by_default(command, quick):
     directory = command("smolvlm", "aux-off", "train.max_steps=1")
     assert "alignment/cosine" not in steps(directory)[0]
@@ -124,6 +149,7 @@ def test_vizer_as_an_auxiliary_loss_is_off_by_default(command, quick):
     assert "alignment/cosine" in steps(on)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_other_reading_pooling_and_target_of_vizer_train_too(family, command, quick):
     more = ("mapper.reading=literal", "mapper.pooling=last", "mapper.target=connector")
@@ -138,6 +164,7 @@ def test_the_other_reading_pooling_and_target_of_vizer_train_too(family, command
         taken_up(reward.file, torch.zeros(1, 8))
 
 
+@pytest.mark.slow
 def test_the_alignment_reward_takes_up_a_mapper_that_vizer_kept(command, quick):
     directory = command("smolvlm", "kept", "algorithm=vizer", "train.max_steps=1")
     path = directory / "mapper.pt"

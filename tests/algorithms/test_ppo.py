@@ -153,8 +153,11 @@ def test_kl_in_the_reward_and_beta_steered_to_its_target(tmp_path):
     assert not torch.equal(batch["returns"], subject.scores()[:, None] * batch["completion_mask"])
     subject._compute_loss(subject.model, batch)
     assert "kl" not in subject._metrics["train"]  # it is not in the loss
+    logged = subject._metrics["train"]["kl_per_caption"]
+    assert logged == [pytest.approx(kl.sum(1).mean().item(), rel=1e-5)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_ppo_finds_the_best_caption_and_its_critic_explains_the_returns(tmp_path):
     subject = trainer(

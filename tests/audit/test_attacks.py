@@ -5,8 +5,8 @@ import random
 import pytest
 
 import rewards
+from rewards.lib.lexicon import Lexicon, phrases
 from vizer_rl.audit.attacks import ATTACKS, STYLE, Subject, pairs_of
-from vizer_rl.audit.lexicon import Lexicon, phrases
 
 CAPTIONS = [
     "a small red circle",

@@ -110,8 +110,8 @@ def test_an_existing_run_gets_its_audit(audit, workplace):
 
 
 def test_the_verdict_is_the_same_without_the_truth(audit, workplace):
-    words = [*FEW, *ONLY, "name=truth"]
-    result = workplace / "audits" / "truth" / "audit.json"
+    words = [*FEW, *ONLY, "name=audited-truth"]
+    result = workplace / "audits" / "audited-truth" / "audit.json"
     audit(*words)
     with_truth = json.loads(result.read_text())
     truth = draw.truth_of(workplace / "data/scenes/train/images")
@@ -124,6 +124,7 @@ def test_the_verdict_is_the_same_without_the_truth(audit, workplace):
     assert with_truth["verdict"] == without["verdict"]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_the_short_audit_and_without(command, capsys):
     result = {}
     for name in ("true", "false"):

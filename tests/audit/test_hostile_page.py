@@ -13,6 +13,8 @@ from vizer_rl.errors import UNPRINTABLE, printable
 
 from ..hostile import CAPTIONS, RAN
 
+pytestmark = pytest.mark.faults
+
 RATE = {"value": 0.5, "low": 0.4, "high": 0.6}
 ELEMENTS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "ul", "li", "b"}
 ELEMENTS |= {"span", "small", "div", "table", "thead", "tbody", "tr", "th", "td", "br"}

@@ -23,6 +23,7 @@ WELL = {
     "rewards": {"clip": 1.0, "length": 0.3},
     "content": ["clip"],
     "scorers": {"train": "a", "heldout": "b"},
+    "objections": {"clip": ""},
     "attacks": {
         a.name: {"wins": each(0.97), "images": 60, "in_reach": 0.5, "guard": a.guard}
         for a in ATTACKS
@@ -80,6 +81,7 @@ def test_a_good_set_up_passes_and_is_told_what_is_well():
         (["order", "length", "sum"], about(-0.95), "warn", "shortest"),
         (["noise", "sum"], 0.9, "warn", "noise"),
         (["controls", "other", "clip"], about(0.5), "warn", "image: clip."),
+        (["objections", "clip"], "it sees nothing", "fail", "it sees nothing."),
         (["scorers", "heldout"], "a", "warn", "are the same"),
         (["order", "distinct"], 1.4, "fail", "1.4 differ"),
         (["order", "distinct"], 2.5, "warn", "2.5 differ"),

@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 import rewards
 from vizer_rl.algorithms import ALGORITHMS, find
+from vizer_rl.config import validate_files
 from vizer_rl.config.overrides import merge
 from vizer_rl.config.problems import RENAMED, field_at
 from vizer_rl.config.run_dir import read_run
@@ -32,13 +33,16 @@ from .test_config import RUN, complaint, folder, run  # noqa: F401  `folder` is 
         (
             "monitor.intervl=1",
             "monitor.intervl: unknown key; "
-            "allowed: interval, images, keep, audit; nearest: interval",
+            "allowed: interval, images, keep, on_alarm, audit; nearest: interval",
         ),
         ("family=smolvm", "family: 'smolvm' is unknown; allowed: smolvlm, .*; nearest: smolvlm"),
         ("algorithm=grop", "algorithm: 'grop' is unknown; .*; nearest: grpo"),
         ("profile=ful", "profile: 'ful' is unknown; allowed: auto, scenes, full; nearest: full"),
         ("policy.dtype=float61", "policy.dtype: 'float61' .* nearest: float16"),
         ("tracking.wandb=ofline", "tracking.wandb: 'ofline' .* nearest: offline"),
+        ("tracking.report_to=[wandb,trakio]", "report_to: 'trakio' is unknown.* nearest: trackio"),
+        ("tracking.report_to=wandb", "tracking.report_to: 'wandb'; allowed: .*list"),
+        ("tracking.max_mb=-1", "tracking.max_mb: -1; allowed: .*0"),
         ("seed=x", "seed: 'x'; allowed: a valid integer"),
         ("seed=-1", "seed: -1; allowed: greater than or equal to 0"),
         ("policy.lora.r=many", "policy.lora.r: 'many'; allowed: a valid integer"),
@@ -61,6 +65,7 @@ from .test_config import RUN, complaint, folder, run  # noqa: F401  `folder` is 
         ("train.alignment_coef=-1", "train.alignment_coef: -1; allowed: .*"),
         ("mapper.captions=x", "mapper.captions: 'x' is read only with mapper.source=captions"),
         ("mapper.source=captions", "mapper.captions: missing"),
+        ("monitor.on_alarm=rolback", "monitor.on_alarm: 'rolback' .* nearest: rollback"),
         ("mapper.width=64", "mapper: nothing uses it: algorithm=vizer or train.alignment_coef"),
         ("train.max_steps=lots", "train.max_steps: 'lots'; allowed: a whole number"),
         ("train.beta=high", "train.beta: 'high'; allowed: a number"),
@@ -94,6 +99,33 @@ def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(override
     lines = message.splitlines()[1:]
     assert any(re.search(result, line) for line in lines), message
     assert len(lines) <= 3, message
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(validate_files, "find_spec", lambda name: None if name == "mlflow" else 1)
+    (line,) = complaint("tracking.report_to=[wandb,trackio,mlflow]").splitlines()[1:]
+    assert line == "  tracking.report_to: mlflow is not installed here: pip install mlflow"
+
+
+def test_raft_keeps_fewer_than_it_samples_and_vllm_has_no_reference_to_sample_from():
+    message = complaint("algorithm=raft", "train.keep=8")
+    assert "train.keep: 8; allowed: 1 to 7, below num_generations, which is 8" in message
+    message = complaint("algorithm=raft", "train.sample_from=reference", "train.use_vllm=true")
+    assert "train.sample_from: 'reference'; allowed: policy, for vLLM samples from" in message
+    assert "train.keep: 0; allowed: at least 1" in complaint("algorithm=raft", "train.keep=0")
+    assert "algorithm=raft has it" in complaint("train.sample_from=policy")
+
+
+@pytest.mark.parametrize(
+    ("action", "other", "sentence"),
+    [
+        ("stop", "interval=0", "'stop'; allowed: warn, for alarms need a monitor.interval above 0"),
+        ("rollback", "keep=last", "'rollback'; allowed: warn, stop, for monitor.keep is last"),
+    ],
+)
+def test_an_end_by_alarm_needs_a_monitor_to_go_by(action, other, sentence):
+    message = complaint(f"monitor.on_alarm={action}", f"monitor.{other}")
+    assert f"monitor.on_alarm: {sentence}" in message
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from vizer_rl.errors import ImageError
 from ..conftest import REPO, TINY
 from ..hostile import make_corpus, pixels
 
+pytestmark = pytest.mark.faults
+
 MAX_SECONDS, MAX_BYTES = 1.0, 1 << 30
 
 
@@ -62,6 +64,7 @@ def test_a_hundred_thousand_empty_files_are_told_apart_in_seconds(tmp_path):
     assert time.process_time() - start < 60
 
 
+@pytest.mark.slow
 def test_a_run_on_them_trains_captions_and_evaluates(command, corpus, workplace, tmp_path, capsys):
     for k in range(24):
         Image.fromarray(pixels(64, 64, k)).save(corpus / f"good {k}.png")

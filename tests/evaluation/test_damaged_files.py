@@ -14,6 +14,8 @@ from vizer_rl.training import checkpoint, tracking
 
 from .test_evaluate import run
 
+pytestmark = pytest.mark.faults
+
 __all__ = ["run"]  # a fixture
 ROW = b'{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.25}\n{"step": 3, "reward": 0.75}\n'
 WRONG = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": 1}', b"\0" * 30]

@@ -11,18 +11,22 @@ import torch
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 
+from rewards.lib.chunks import caption_cosines
 from vizer_rl.config.schema import Engine, Policy, Run, Scorer
 from vizer_rl.data import scenes as draw
-from vizer_rl.errors import UserError
-from vizer_rl.evaluation import evaluate, tables
+from vizer_rl.errors import ImageError, UserError
+from vizer_rl.evaluation import evaluate, run_policy, tables
+from vizer_rl.evaluation.against_controls import Control
 from vizer_rl.evaluation.before_after import Pair, summary
-from vizer_rl.evaluation.evaluate import caption
+from vizer_rl.evaluation.caption_images import caption
 from vizer_rl.evaluation.metrics import scene_facts
 from vizer_rl.policy import captioner, load
 from vizer_rl.scoring import clip
 
 FACTS = ["fact_f1", "fact_precision", "fact_recall", "hallucination_rate"]
-ALWAYS, VAGUE = ["mean_length", "heldout_score"], "a red circle"
+ALWAYS = ["mean_length", "heldout_score", "retrieval_1", "retrieval_5"]
+ALWAYS += ["repetition", "visual_dependence", "doubtful_rate"]
+VAGUE = "a red circle"
 
 
 def circle(**other):
@@ -75,6 +79,22 @@ class Toy(torch.nn.Module):
         return self.layer(x)
 
 
+class Reads:
+    """Stands for the policy before training: an image makes each token .5 nats likelier."""
+
+    def __init__(self, model, processor, source, **settings):
+        assert (processor, source) == ("processor", "embedded")
+
+    def log_probs(self, captions, images, view):
+        assert len(captions) == len(images)
+        return [
+            torch.full((len(c.split()),), {"image": -1.0, "blank": -1.5}[view]) for c in captions
+        ]
+
+    def tokens(self, caption):
+        return [f" {word}" for word in caption.split()]
+
+
 class Scores:
     """Stands for the held-out scorer: 1 for captions of more than four words, else .6."""
 
@@ -87,6 +107,13 @@ class Scores:
 
     def text_features(self, captions):
         return torch.tensor([[1.0, 0.0] if len(c.split()) > 4 else [0.6, 0.8] for c in captions])
+
+
+class Solid(Scores):
+    """A held-out scorer that likes no stripes."""
+
+    def text_features(self, captions):
+        return torch.tensor([[0.6, 0.8] if "striped" in c else [1.0, 0.0] for c in captions])
 
 
 @pytest.fixture
@@ -111,7 +138,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "load_policy", lambda *_, **__: (Toy(), "processor"))
     monkeypatch.setattr(captioner, "caption", say)
     monkeypatch.setattr(clip, "OpenClip", Scores)
-    monkeypatch.setattr(evaluate, "IMAGE_BATCH", 3)
+    monkeypatch.setattr(run_policy, "ReferencePolicy", Reads)
+    monkeypatch.setattr(run_policy, "IMAGE_BATCH", 3)
     directory = tmp_path / "runs" / "mine"
     lora = LoraConfig(target_modules=["layer"], init_lora_weights=False)
     get_peft_model(Toy(), lora).save_pretrained(str(directory / "adapter"))
@@ -138,9 +166,8 @@ def held_out(directory, images, ids, truth):
 def test_a_caption_of_two_sentences_is_scored_by_both():
     scorer = Scores("embedded:b", None)
     captions = ["a red circle. a very large solid star.", "a red circle"]
-    assert evaluate._cosines(scorer, ["x", "y"], [None, None], captions) == pytest.approx(
-        [(3 * 0.6 + 5 * 1.0) / 8, 0.6]
-    )
+    cosines = caption_cosines(scorer, ["x", "y"], [None, None], captions)
+    assert cosines.tolist() == pytest.approx([(3 * 0.6 + 5 * 1.0) / 8, 0.6])
 
 
 def results(directory):
@@ -152,8 +179,16 @@ def test_files_of_an_evaluation_on_scenes(run):
     evaluate.evaluate(run.directory)
     matches, rows = results(run.directory)
     sides = ["base", "trained", "change"]
-    assert list(matches) == ["n_images", *sides, "by_kind", "truth_mean_length"]
+    more = ["diversity", "left_out"]
+    assert list(matches) == ["version", "n_images", *sides, "by_kind", "truth_mean_length", *more]
     assert matches["n_images"] == 8
+    assert matches["left_out"] == []
+    assert matches["diversity"]["base"] == {
+        "distinct_2": 2 / 16,
+        "vocabulary": 3,
+        "unique_captions": 1 / 8,
+    }
+    assert matches["trained"]["visual_dependence"]["value"] == pytest.approx(0.5)
     for side in sides:
         assert list(matches[side]) == FACTS + ALWAYS
         assert all(list(e) == ["value", "low", "high"] for e in matches[side].values())
@@ -173,6 +208,8 @@ def test_files_of_an_evaluation_on_scenes(run):
             "truth": true,
             "base_score": pytest.approx(0.6),
             "trained_score": pytest.approx(1.0 if image_id != run.ids[0] else 0.6),
+            "base_doubtful": [],
+            "trained_doubtful": [],
         }
         for image_id, true in zip(run.ids, truths, strict=True)
     ]
@@ -198,7 +235,7 @@ def test_print_out_tells_the_numbers_in_80_columns(run, capsys):
     ("share", "words"), [(0.4771, 9.44), (-0.1234, -12.34), (-1.0, -102.4), (math.nan, 0.0)]
 )
 def test_every_metric_is_one_line_of_80_columns_however_wide_its_numbers(share, words):
-    stored = dict.fromkeys(FACTS + ALWAYS, dict.fromkeys(("value", "low", "high"), share))
+    stored = dict.fromkeys(tables.LABELS, dict.fromkeys(("value", "low", "high"), share))
     stored["mean_length"] = dict.fromkeys(("value", "low", "high"), words)
     result = dict.fromkeys(tables.SIDES, stored)
     console = Console(width=80, file=io.StringIO(), markup=False, highlight=False)
@@ -217,13 +254,17 @@ def test_users_photos_get_the_label_free_metrics_and_broken_ones_are_left_out(ru
     held_out(run.directory, run.images, ["0.png", *run.ids, "gone.png"], None)
     evaluate.evaluate(run.directory)
     matches, rows = results(run.directory)
-    assert list(matches) == ["n_images", "base", "trained", "change"]
+    keys = ["version", "n_images", "base", "trained", "change", "diversity", "left_out"]
+    assert list(matches) == keys
     assert matches["n_images"] == len(rows) == 8
+    assert matches["left_out"] == ["2 of 10 images cannot be used."]
     assert list(matches["change"]) == ALWAYS
     keys = ["image_id", "base", "trained", "base_score", "trained_score"]
+    keys += ["base_doubtful", "trained_doubtful"]
     assert all(list(row) == keys for row in rows)
     message = capsys.readouterr().out
-    assert message.count("Left out") == 2
+    assert message.count("Left out: Cannot use image") == 2
+    assert "2 of 10 images cannot be used." in message
     assert "F1" not in message
     assert "truth" not in message
 
@@ -231,8 +272,98 @@ def test_users_photos_get_the_label_free_metrics_and_broken_ones_are_left_out(ru
 def test_truth_that_is_gone_is_said_in_one_sentence(run, capsys):
     run.truth.unlink()
     evaluate.evaluate(run.directory)
-    assert list(results(run.directory)[0]["base"]) == ALWAYS
+    matches, _ = results(run.directory)
+    assert list(matches["base"]) == ALWAYS
+    assert matches["left_out"] == [f"Facts are not scored, because {run.truth} is not there."]
     assert f"Facts are not scored, because {run.truth} is not there." in capsys.readouterr().out
+
+
+def test_other_images_are_judged_without_truth_beside_the_run(run, tmp_path, capsys):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for image_id in run.ids[:3]:
+        (folder / image_id).write_bytes((run.images / image_id).read_bytes())
+    (folder / "bad.png").write_bytes(b"no image")
+    evaluate.evaluate(run.directory, str(folder))
+    matches, rows = results(run.directory / "images-my-photos")
+    assert matches["n_images"] == len(rows) == 3
+    assert list(matches["base"]) == ALWAYS
+    assert matches["left_out"] == ["1 files cannot be used."]
+    assert not (run.directory / "eval.json").exists()
+    assert f"Left out: {folder / 'bad.png'}: " in capsys.readouterr().out
+    (folder / "one").mkdir()
+    (folder / "one" / "a.png").write_bytes((run.images / run.ids[0]).read_bytes())
+    evaluate.evaluate(run.directory, str(folder / "one"))
+    matches, _ = results(run.directory / "images-one")
+    assert list(matches["base"]) == [name for name in ALWAYS if "retrieval" not in name]
+    assert matches["left_out"] == ["Retrieval: a single image has no look-alike."]
+    with pytest.raises(ImageError, match=r"No usable image in '.*adapter'"):
+        evaluate.evaluate(run.directory, str(run.directory / "adapter"))
+
+
+def test_doubtful_words_are_stored_and_marked_everywhere(run, capsys, monkeypatch):
+    monkeypatch.setattr(clip, "OpenClip", Solid)
+    evaluate.evaluate(run.directory)
+    matches, rows = results(run.directory)
+    for row in rows:
+        striped = [
+            i for i in range(len(row["trained"])) if row["trained"][i:].startswith("striped")
+        ]
+        assert row["trained_doubtful"] == [
+            {"start": i, "end": i + 7, "word": "striped", "instead": "solid"}
+            for i in striped
+            if row["trained"].count("striped") == 1  # two: no single swap helps this scorer
+        ]
+        assert row["base_doubtful"] == []
+    share = sum(bool(row["trained_doubtful"]) for row in rows) / 8
+    assert matches["trained"]["doubtful_rate"]["value"] == share > 0
+    shown = capsys.readouterr().out
+    assert "a large *striped* orange circle" in shown
+    assert tables.LEGEND in shown
+    caption(run.directory, [run.images / run.ids[4]])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "a large *striped* orange circle" in shown
+    assert tables.LEGEND in shown
+
+
+def test_captions_are_printed_without_marks_where_none_can_be_made(run, capsys, monkeypatch):
+    caption(run.directory, [run.images / run.ids[4]])
+    shown = capsys.readouterr().out
+    missing = run.directory / "captions.jsonl"
+    assert f"Doubtful words are not marked: '{missing}' cannot be read" in shown
+    missing.write_text('{"base": "a", "trained": "b"}\n{"base": "a", "tra')
+    caption(run.directory, [run.images / run.ids[4]])
+    shown = capsys.readouterr().out
+    assert f"Doubtful words are not marked: '{missing}' cannot be used: line 2: " in shown
+    assert "a large striped orange circle" in " ".join(shown.split())
+
+
+def test_controls_stand_beside_the_run_with_a_verdict(run, capsys):
+    def controls(settings, images, trained):
+        assert settings.name == "mine"
+        assert images.ids == run.ids
+        assert trained[1] == run.stored[run.ids[1]]["caption"]
+        return {
+            "best_prompt": Control([VAGUE] * 8, "greedy"),
+            "best_of_8": Control(["a red circle above it"] * 8, "the best"),
+        }
+
+    evaluate.evaluate(run.directory, controls=controls)
+    matches, rows = results(run.directory)
+    assert matches["how"] == {"best_prompt": "greedy", "best_of_8": "the best"}
+    for key in ("controls", "over_controls"):
+        assert list(matches[key]) == ["best_prompt", "best_of_8"]
+        assert all(list(row) == FACTS + ALWAYS for row in matches[key].values())
+    assert matches["controls"]["best_prompt"] == matches["base"]
+    assert matches["over_controls"]["best_prompt"] == matches["change"]
+    assert list(matches["diversity"]) == ["base", "trained", "best_prompt", "best_of_8"]
+    expected = {"caption": VAGUE, "score": pytest.approx(0.6), "doubtful": []}
+    assert rows[0]["controls"]["best_prompt"] == expected
+    assert {test["control"] for test in matches["verdict"]["tests"]} == {"best_of_8"}
+    shown = capsys.readouterr().out
+    for sentence in matches["verdict"]["sentences"]:
+        assert sentence in " ".join(shown.split())
+    assert max(map(len, shown.splitlines()[:-1])) <= 80
 
 
 def test_truth_of_other_scenes_is_an_error(run):

@@ -18,7 +18,7 @@ from vizer_rl.algorithms import trl_logs
 from vizer_rl.assets import ASSETS
 from vizer_rl.audit import report_console
 from vizer_rl.errors import UNPRINTABLE, UserError, masked, printable
-from vizer_rl.evaluation import evaluate, tables
+from vizer_rl.evaluation import caption_images, evaluate, tables
 from vizer_rl.evaluation.before_after import Pair, summary
 from vizer_rl.files import write_jsonl
 from vizer_rl.policy import captioner
@@ -26,6 +26,8 @@ from vizer_rl.training import score
 
 from ..hostile import CAPTIONS
 from .test_evaluate import held_out, run
+
+pytestmark = pytest.mark.faults
 
 __all__ = ["run"]  # a fixture
 EACH = pytest.mark.parametrize("caption", CAPTIONS.values(), ids=CAPTIONS)
@@ -136,7 +138,7 @@ def test_evaluation_and_caption_take_whatever_the_policy_writes(run, monkeypatch
     assert [row["trained"] for row in rows] == texts[5:]
     assert json.loads((run.directory / "eval.json").read_text())["n_images"] == 8
     assert "<script>" in shown(capsys.readouterr().out)
-    evaluate.caption(run.directory, [run.images])
+    caption_images.caption(run.directory, [run.images])
     text = letters(shown(capsys.readouterr().out))
     assert "\\u001b]0;title" in text
     assert "\\ud800" in text
@@ -155,9 +157,8 @@ def test_errors_show_what_they_quote_as_text(caption, monkeypatch, capsys):
     def refuse(_):
         raise UserError(f"no such thing: {caption} http://user:pass@a.example")
 
-    arguments = SimpleNamespace(command=refuse)
-    monkeypatch.setattr(cli, "parse", lambda _: arguments)
-    assert cli.main(["evaluate"]) == 2
+    monkeypatch.setitem(cli.COMMANDS, "evaluate", refuse)
+    assert cli.main(["evaluate", "--run", "any"]) == 2
     text = shown(capsys.readouterr().err)
     assert letters(caption) in letters(text)
     assert "pass" not in text

@@ -87,6 +87,7 @@ def test_at_least_ten_set_ups_and_each_leaves_a_reward():
     assert "rewards.random.weight=1" in audit_validity.only("random")
 
 
+@pytest.mark.slow
 def test_one_set_up_runs_once_and_is_in_the_table(workplace, monkeypatch):
     from vizer_rl.audit import audit
 

@@ -53,6 +53,7 @@ def test_what_is_done_is_not_done_again(commands):
     assert runner.finished([folder], "eval.json", "cost.json") == []
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_stops_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(subprocess.CalledProcessError):

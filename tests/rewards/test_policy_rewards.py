@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from rewards import Bank, CaptionBatch, make, win_rate
+from rewards.lib import disk_cache
 from rewards.lib.text import content_tokens
 from vizer_rl.data import scenes as draw
 
@@ -178,7 +179,7 @@ def test_sample_support_keeps_its_samples_by_policy_and_pixels(tmp_path):
     support(tmp_path, other, [], {"x": photo(200)})
     assert len(other.requests) == 1, "another policy"
     names = sorted(tmp_path.iterdir())
-    assert [len(json.loads(path.read_text())) for path in names].count(4) == 1
+    assert [len(json.loads(disk_cache.read(path))) for path in names].count(4) == 1
     assert len(names) == 2
 
 

@@ -17,6 +17,8 @@ from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 from ..conftest import REPO
 from ..stubs import EOS
 
+pytestmark = pytest.mark.faults
+
 FILE = str(REPO / "experiments" / "remote_reward.py")
 
 

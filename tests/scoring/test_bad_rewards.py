@@ -12,6 +12,8 @@ from vizer_rl.errors import ConfigError
 from ..conftest import REPO
 from ..stubs import words
 
+pytestmark = pytest.mark.faults
+
 FILE = REPO / "experiments" / "smolvlm.yaml"
 
 

@@ -8,6 +8,7 @@ import torch
 from rewards import make
 from vizer_rl.algorithms.grpo import GRPO
 from vizer_rl.algorithms.ppo import PPO
+from vizer_rl.algorithms.raft import RAFT
 from vizer_rl.algorithms.rloo import RLOO
 from vizer_rl.scoring.aggregation import (
     advantages,
@@ -115,6 +116,24 @@ def test_rloo_of_raw_sums_by_hand():
     RLOO.finish_rollout(subject, output)
     wanted = [8 / 7 * (n - 3.3550) for n in range(1, 8)] + [8 / 7 * (-1.1602 - 3.3550)]
     assert output["advantages"].tolist() == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("aggregation", ["normalize_then_sum", "sum_then_normalize"])
+def test_raft_by_hand(aggregation, keep):
+    """Four groups of 8: two fail in the first, six in the second, all in the third, none in the
+    fourth, where all are as good; what fails is not imitated where fewer than `keep` pass."""
+    same = torch.tensor([[5.0, 0.0]] * G)
+    rewards = torch.cat([one_reward(2), one_reward(6), one_reward(8), same])
+    subject = trainer(rewards, WEIGHTS, GATES, aggregation=aggregation, keep=keep)
+    output = {"advantages": torch.zeros(len(rewards))}
+    RAFT.finish_rollout(subject, output)
+    imitated = {1: [[5], [1], [], [0]], 3: [[3, 4, 5], [0, 1], [], [0, 1, 2]]}[keep]
+    wanted = torch.zeros(4, G)
+    for group, captions in enumerate(imitated):
+        wanted[group, captions] = G / keep
+    assert torch.equal(output["advantages"].view(4, G), wanted)
+    assert subject._logs["advantages"] == output["advantages"].tolist()
 
 
 @pytest.mark.parametrize("unended", BY_HAND)

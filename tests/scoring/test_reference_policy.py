@@ -10,8 +10,10 @@ from rewards.lib.images import image_hash
 from vizer_rl.data import scenes as draw
 from vizer_rl.data.perturb import VIEWS, masked
 from vizer_rl.policy import hidden_states, load, vision
+from vizer_rl.policy.chat import answers_questions
 from vizer_rl.policy.families import FAMILIES
-from vizer_rl.scoring.reference_policy import ReferencePolicy, answers_questions, content_key
+from vizer_rl.policy.weights_hash import content_key
+from vizer_rl.scoring.reference_policy import ReferencePolicy
 
 CAPTIONS = [
     "a small solid red square",

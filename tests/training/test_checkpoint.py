@@ -16,6 +16,8 @@ from vizer_rl.training import checkpoint
 
 from ..conftest import REPO, TINY
 
+pytestmark = pytest.mark.faults
+
 FILE = str(REPO / "experiments" / "smolvlm.yaml")
 
 

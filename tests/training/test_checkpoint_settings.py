@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -20,6 +21,7 @@ def logged(directory):
     return [{k: v for k, v in step.items() if not k.startswith(CLOCK)} for step in steps]
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_a_checkpoint_without_settings(command, workplace, tmp_path, capsys):
     results = []
     image = str(splits.SCENES / "train" / "images" / "0000000.png")

@@ -98,6 +98,7 @@ def test_a_group_is_one_row_behind_its_prompt():
     assert packed(3, work(batch=16)).positions.shape == (3, 2, 496)
 
 
+@pytest.mark.slow
 def test_checkpointing_and_smaller_batches_take_less_and_fit_where_the_run_did_not(smolvlm):
     model = MemoryModel(smolvlm, [], False, ROOMY)
     plain = model.estimate(work(checkpointing=False, batch=32))

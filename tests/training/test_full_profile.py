@@ -92,6 +92,7 @@ def photos(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_two_steps_of_the_other_family(workplace, tmp_path, monkeypatch):
     monkeypatch.chdir(workplace)
     published("qwen2vl", tmp_path, full_width=False)

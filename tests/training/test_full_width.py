@@ -66,7 +66,7 @@ def test_two_steps_in_bf16_with_checkpointing(algorithm, checkpoint, tmp_path, m
     run = load_run(REPO / "experiments" / f"{family}.yaml", [*SETTINGS, *more])
     images = ImageFolder.index(PHOTOS, 16)
     rewards = assemble.make_rewards(run)
-    args = assemble.make_arguments(run, rewards, "off", len(images.ids))
+    args = assemble.make_arguments(run, rewards, len(images.ids))
     assert args.bf16
     assert args.gradient_checkpointing
     components = assemble.load_components(run, rewards, args)

@@ -8,19 +8,19 @@ import os
 import random
 import signal
 import threading
-import time
-import traceback
 from pathlib import Path
 
 import pytest
-import torch
 
-from vizer_rl import cli, files
+from vizer_rl import files
 from vizer_rl.algorithms.grpo import GRPO
 from vizer_rl.scoring.reward_functions import RewardFunctions
 from vizer_rl.training.heldout_monitor import HeldoutMonitor
 
+from ..children import in_child
 from ..conftest import REPO, TINY
+
+pytestmark = pytest.mark.faults
 
 SETTINGS = ["data.limit=16", "monitor.interval=2", "train.max_steps=6", "train.save_steps=1"]
 SETTINGS += ["train.per_device_train_batch_size=32", "train.gradient_accumulation_steps=2"]
@@ -33,30 +33,6 @@ PHASES = {  # what is going on when the kill comes
     "evaluating": (HeldoutMonitor, "evaluate"),
     "keeping": (HeldoutMonitor, "_keep_adapter"),
 }
-
-
-def in_child(arguments, prepare=lambda: None, limit=240):
-    """Run the command in a forked child; its exit code, negative where a signal ended it."""
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            torch.set_num_threads(1)
-            prepare()
-            code = cli.main(arguments)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code or 0)
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError(f"{arguments} did not end within {limit} s")
 
 
 def send_in(phase, call, seconds, number=signal.SIGKILL):

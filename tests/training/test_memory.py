@@ -8,7 +8,13 @@ from vizer_rl.algorithms.grpo import GRPO
 from vizer_rl.training import train
 
 
-@pytest.mark.parametrize("more", [(), ("engine.shared_prefix=off", "monitor.audit=true")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        pytest.param(("engine.shared_prefix=off", "monitor.audit=true"), marks=pytest.mark.slow),
+    ],
+)
 def test_policy_trainer_and_scorers_are_gone_when_the_evaluation_starts(more, command, monkeypatch):
     references, alive = {}, []
     original = GRPO.train

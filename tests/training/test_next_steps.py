@@ -47,8 +47,17 @@ def test_next_steps_name_the_run_and_open_wandb(printed):
     offline = printed(make_run(), mode="offline", url=None, dir="runs/my run")
     assert "wandb sync 'runs/my run'" in offline
     assert ".venv/bin/vizer-rl caption photo.jpg --run mine" in offline
+    assert ".venv/bin/vizer-rl evaluate --run mine --controls" in offline
     assert "make train-smolvlm PROFILE=full IMAGES=~/photos NAME=photos" in offline
     assert "W&B" not in printed(make_run())
+
+
+def test_a_run_that_was_resumed_offline_is_synced_in_all_its_parts(printed, tmp_path):
+    for day in ("20250102", "20250101"):
+        (tmp_path / f"runs/mine/wandb/offline-run-{day}_000000-abc").mkdir(parents=True)
+    shown = printed(make_run(), mode="offline", url=None, dir="d", id="abc")
+    parts = [f"runs/mine/wandb/offline-run-2025010{day}_000000-abc" for day in (1, 2)]
+    assert f"wandb sync {' '.join(parts)}\n" in shown
 
 
 @pytest.mark.parametrize("profile", ["scenes", "full"])
@@ -61,9 +70,9 @@ def test_after_a_run_on_own_images_nobody_is_advised_to_do_what_is_done(profile,
         ".venv/bin/wandb sync w",
         f"{vizer_rl} caption ~/more-photos --run mine",
         f"{vizer_rl} train runs/mine/config.yaml train.max_steps=800 --resume",
-        f"{vizer_rl} evaluate --run mine",
+        f"{vizer_rl} evaluate --run mine --controls",
     ]
-    assert "compare it with the model before training, on the held-out images" in shown
+    assert "is it better than prompts, best of 8 and captions as long" in shown
     for command in commands[1:]:
         cli.parse(shlex.split(command)[1:])
 

@@ -11,6 +11,8 @@ from vizer_rl.training import out_of_memory
 
 from ..conftest import REPO, TINY
 
+pytestmark = pytest.mark.faults
+
 CPU = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"
 ERRORS = [
     RuntimeError(CPU),
@@ -53,6 +55,7 @@ def train(name, *more):
     return cli.main(["train", file, *TINY, f"name={name}", "train.save_steps=1", *more])
 
 
+@pytest.mark.slow
 def test_a_reward_without_memory_leaves_a_checkpoint_that_goes_on(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     with monkeypatch.context() as patch:
@@ -72,6 +75,7 @@ def test_a_reward_without_memory_leaves_a_checkpoint_that_goes_on(workplace, mon
     assert (workplace / "runs" / "oom" / "checkpoint-2").is_dir()
 
 
+@pytest.mark.slow
 def test_the_phase_is_named_and_without_a_checkpoint_it_says_so(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     with monkeypatch.context() as patch:
@@ -82,6 +86,7 @@ def test_the_phase_is_named_and_without_a_checkpoint_it_says_so(workplace, monke
     assert "no checkpoint yet" in message
 
 
+@pytest.mark.slow
 def test_a_reward_reports_rewards_as_its_phase(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     with monkeypatch.context() as patch:

@@ -78,6 +78,7 @@ def test_a_changed_file_alone_is_encoded_anew(decoder, tmp_path):
     _, features, _ = start(decoder, tmp_path)
     changed = decoder.folder.root / decoder.ids[3]
     Image.new("RGB", (61, 40), "white").save(changed)
+    decoder.folder = ImageFolder.index(decoder.folder.root)
     _, again, sampled = start(decoder, tmp_path)
     assert sampled == 1
     assert decoder.counts[decoder.ids[3]] == 2
@@ -95,6 +96,7 @@ def test_what_was_encoded_before_a_break_is_kept(decoder, tmp_path, monkeypatch)
     with pytest.raises(ImageError, match=r"Cannot use image .*02\.png': not an image"):
         encoder.image_features(decoder.ids, lazy)
     broken.write_bytes(good)
+    decoder.folder = ImageFolder.index(decoder.folder.root)
     decoder.counts.clear()
     encoder = clip.OpenClip("embedded:a", torch.device("cpu"), store=tmp_path / "cache")
     assert encoder.image_features(decoder.ids, lazy).shape[0] == N

@@ -18,6 +18,7 @@ from vizer_rl.errors import ConfigError
 from vizer_rl.training import checkpoint
 
 from ..conftest import REPO, TINY
+from .test_wandb_run import check_wandb
 
 FILE = str(REPO / "experiments" / "smolvlm.yaml")
 PASSWORD, NETRC, REMOTE = "pr0xy-pa55word", "netrc-pa55word-0123456789abcdef0123456789", "g1t-t0ken"
@@ -36,13 +37,15 @@ WORDS += ["monitor.audit=true"]
 @pytest.fixture(scope="module")
 def planted(workplace, tmp_path_factory):
     """The run directory of a training among secrets, and all that it printed."""
-    netrc = tmp_path_factory.mktemp("home") / "netrc"
+    home = tmp_path_factory.mktemp("home")
+    netrc = home / "netrc"
     netrc.write_text(f"machine api.wandb.ai login user password {NETRC}\n")
     remote = f"https://user:{REMOTE}@git.example.org/x.git"
     subprocess.run(["git", "init", "-q"], cwd=workplace, check=True)
     subprocess.run(["git", "remote", "add", "origin", remote], cwd=workplace, check=True)
     environment = {k: v for k, v in os.environ.items() if k != "WANDB_MODE"}
     environment |= {**SECRETS, "NETRC": str(netrc), "PYTHONPATH": str(REPO)}
+    environment |= {"XDG_CACHE_HOME": str(home), "XDG_DATA_HOME": str(home)}
     done = subprocess.run(
         [sys.executable, "-m", "vizer_rl", "train", FILE, *WORDS, "--overwrite"],
         env=environment,
@@ -51,6 +54,8 @@ def planted(workplace, tmp_path_factory):
     )
     shutil.rmtree(workplace / ".git")
     assert done.returncode == 0, done.stderr[-2000:]
+    left = [path for path in (home / "wandb").rglob("*") if path.is_file()]
+    assert not left, "W&B left it in the user's home"
     return workplace / "runs" / "planted", done.stdout + done.stderr
 
 
@@ -59,7 +64,7 @@ def test_no_secret_is_in_a_file_of_the_run_or_printed(planted, workplace):
     paths = [path for path in workplace.rglob("*") if path.is_file()]
     names = {path.name for path in paths if directory in path.parents}
     assert {"config.yaml", "environment.json", "audit.html", "wandb.json", "eval.json"} <= names
-    assert {"training_args.bin", "state_0.pt"} <= names
+    assert {"training_args.bin", "state_0.pt", "report.html"} <= names
     assert any(path.suffix == ".wandb" for path in paths)
     for secret in PLANTED:
         assert secret.encode() not in printed
@@ -85,6 +90,15 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated_by_its_sentence(setti
 def test_a_setting_that_is_not_utf_8_is_refused():
     with pytest.raises(ConfigError, match=r"data.prompt: .*has bytes that are not UTF-8"):
         load_run(Path(FILE), [*TINY, "data.prompt=what\udcff"])
+
+
+def test_all_that_is_promised_of_a_run_is_in_its_wandb_file(planted, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    directory, printed = planted
+    run = check_wandb(directory.relative_to(workplace))
+    (page,) = run.logged("pages/audit")
+    assert (run.folder / page["path"]).read_text() == (directory / "audit.html").read_text()
+    assert b"W&B: at most 25 MB a run (tracking.max_mb)" in printed
 
 
 def test_a_byte_flipped_in_any_file_of_a_checkpoint_takes_the_one_before(planted):

@@ -88,6 +88,7 @@ def test_alarms_name_the_rate_that_left_its_language_or_changed_nothing():
     assert far.startswith("3: KL 0.80 nats per token")
 
 
+@pytest.mark.slow
 def test_a_sweep_through_the_command_goes_on_and_prints_what_to_take(
     command, workplace, monkeypatch, capsys
 ):

@@ -8,7 +8,7 @@ import pytest
 import wandb
 from rich.console import Console
 
-from vizer_rl.training import tracking
+from vizer_rl.training import tracking, wandb_run
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_server_out_of_reach_turns_the_run_offline(nobody, monkeypatch):
         return SimpleNamespace(id="x", url=None, dir=str(nobody / "wandb" / "run" / "files"))
 
     monkeypatch.setattr(wandb, "init", init)
-    captions = tracking.start_wandb("online", "project", nobody, {})
+    captions = wandb_run.start_wandb("online", "project", nobody, {})
     assert modes == ["online", "offline"]
     assert captions == "W&B cannot be reached (timed out): this run is recorded offline\n"
     assert json.loads((nobody / "wandb.json").read_text())["mode"] == "offline"
@@ -51,7 +51,7 @@ def test_a_server_out_of_reach_turns_the_run_offline(nobody, monkeypatch):
 
 def test_off_touches_nothing(nobody, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
-    assert tracking.start_wandb("off", "project", nobody, {}) == ""
+    assert wandb_run.start_wandb("off", "project", nobody, {}) == ""
     assert list(nobody.iterdir()) == []
 
 

@@ -17,8 +17,11 @@ from vizer_rl.policy.families import FAMILIES
 
 from ..conftest import REPO, TINY
 from .test_metrics_page import check_page
+from .test_wandb_run import check_wandb
 
-EVAL = {
+LABEL_FREE = {"mean_length", "heldout_score", "retrieval_1", "retrieval_5", "visual_dependence"}
+LABEL_FREE |= {"repetition", "doubtful_rate"}
+EVAL = LABEL_FREE | {
     "fact_f1",
     "fact_precision",
     "fact_recall",
@@ -28,7 +31,7 @@ EVAL = {
 }
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("keep", ["best", pytest.param("last", marks=pytest.mark.slow)])
 def test_the_adapter_kept_is_the_best_or_the_last(keep, command):
     ruin = ("train.learning_rate=1", "train.warmup_steps=0", f"monitor.keep={keep}")
     directory = command("smolvlm", f"keep-{keep}", *ruin)
@@ -96,6 +99,7 @@ def test_training_never_opens_the_truth_and_does_not_need_it(command, workplace,
     assert all(torch.equal(with_truth[n], without[n]) for n in with_truth)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(command):
     one, two = (weights(command("smolvlm", f"seed-{s}", f"seed={s}")) for s in (0, 1))
     assert any(not torch.equal(one[n], two[n]) for n in one)
@@ -114,7 +118,7 @@ def test_own_images_need_no_truth_and_bad_files_never_stop_a_run(command, workpl
     assert "text.png" in skipped
     result = json.loads((directory / "eval.json").read_text())
     assert result["n_images"] == 8
-    assert set(result["trained"]) == {"mean_length", "heldout_score"}
+    assert set(result["trained"]) == LABEL_FREE
     assert_next_steps_run(capsys, directory, photos)
 
 
@@ -142,6 +146,7 @@ def logged(directory):
 
 
 @pytest.mark.parametrize(("algorithm", "stop"), [("grpo", 3), ("ppo", 3)])
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_never_stopped_to_the_bit(algorithm, stop, command):
     """It stops in its second epoch, PPO also within a rollout."""
     same = [
@@ -169,6 +174,11 @@ def test_wandb_is_recorded_offline_without_a_login(command, monkeypatch):
     about = json.loads((directory / "wandb.json").read_text())
     assert about["mode"] == "offline"
     assert list(directory.glob("wandb/offline-run-*/*.wandb"))
+    assert check_wandb(directory).config["algorithm"] == "grpo"
+    command("smolvlm", "offline", "tracking.wandb=auto", "train.max_steps=3", flags=("--resume",))
+    resumed = check_wandb(directory)
+    assert resumed.id == about["id"]
+    assert [row["train/global_step"] for row in resumed.history] == [3]
 
 
 def test_an_existing_run_is_refused_and_left_alone(command, workplace, capsys):

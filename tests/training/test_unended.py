@@ -44,6 +44,7 @@ def test_a_base_that_ends_none_is_refused_before_anything_is_written(
     assert not (workplace / "runs" / "endless").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_captions_that_come_to_no_end_logs_their_share(command, capsys):
     directory = command("smolvlm", "short", "train.max_completion_length=5", "train.max_steps=1")
     (step,) = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())

@@ -9,6 +9,7 @@ ALGORITHMS = {
     "grpo": "vizer_rl.algorithms.grpo:GRPO",
     "rloo": "vizer_rl.algorithms.rloo:RLOO",
     "ppo": "vizer_rl.algorithms.ppo:PPO",
+    "raft": "vizer_rl.algorithms.raft:RAFT",
     "vizer": "vizer_rl.algorithms.vizer:ViZer",
 }
 

@@ -1,4 +1,4 @@
-"""Advantages, returns and value losses: pure functions of tensors.
+"""Scores, advantages, returns and value losses: pure functions of tensors.
 
 B captions of at most T tokens; `mask` (B, T) is 1 on a caption's tokens, which stand at its front.
 `reduce` sums a tensor over devices, so that means and variances are those of the whole batch.
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..scoring.aggregation import through_gates, weighted_sum
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -117,6 +119,17 @@ def ratio_metrics(
     }
 
 
+def best_of_group(scores: Tensor, keep: int) -> Tensor:
+    """(P, G) of scores (P, G): G / keep for the `keep` best of each prompt, 0 for its others.
+
+    Of equal ones the first is better; a NaN is never kept, its share goes to nobody.
+    """
+    absent = scores.isnan()
+    order = scores.masked_fill(absent, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    best = torch.zeros_like(absent).scatter(1, order[:, :keep], True)
+    return (best & ~absent).to(scores) * (scores.shape[1] / keep)
+
+
 class Moments:
     """Mean and standard deviation of each of K columns over all rows so far (Chan et al.)."""
 
@@ -148,6 +161,27 @@ class Moments:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+
+
+def rollout_moments(aggregation: str, columns: int) -> Moments | None:
+    """To standardise K rewards over one rollout, where TRL's `multi_objective_aggregation` does."""
+    return Moments(columns) if aggregation == "normalize_then_sum" else None
+
+
+def caption_scores(
+    rewards_NK: Tensor, weights_K: Tensor, gates_K: Tensor, moments: Moments | None
+) -> tuple[Tensor, Tensor]:
+    """Scores (N,), NaN for captions that fail a gate or that nobody judged; `penalties` (N,).
+
+    A score is the weighted sum of the rewards, each standardised by `moments` first, which take in
+    these too; None: as they are.
+    """
+    weights_K, gates_K = weights_K.to(rewards_NK), gates_K.to(rewards_NK.device)
+    rewards_NK, penalty_N = through_gates(rewards_NK, weights_K, gates_K)
+    if moments is not None:
+        moments.update(rewards_NK)
+        rewards_NK = moments.standardise(rewards_NK)
+    return weighted_sum(rewards_NK, weights_K), penalty_N
 
 
 def local_rows(values_N: Tensor, size: int, rank: int) -> Tensor:

@@ -1,35 +1,37 @@
 """GRPO on TRL's trainer: whole groups, each image and prompt computed once, completions that end.
 
 Each method of TRL's is overridden once, here or in resumable.py. What other algorithms change are
-hooks: `finish_rollout`, `loss`, `after_backward`. Kept from TRL: advantages, losses, shuffling,
-logging, several devices. With a `vision_cache` TRL sees rows of text and an index of their images;
-without, it computes as stock. ViZer's loss reads the states of the pass for the log-probs.
+hooks: `sampling_policy`, `finish_rollout`, `loss`, `after_backward`. Kept from TRL: advantages,
+losses, shuffling, logging, several devices. With a `vision_cache` TRL sees rows of text and an
+index of their images; without, it computes as stock. ViZer's loss and rewards read the states of
+passes for log-probs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from torch import Tensor
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
-from ..policy.lora import fast_disable_adapter
+from ..files import naming
 from ..policy.shared_prefix.collator import Collator
-from ..policy.shared_prefix.packing import CaptionForward, add_caption_head, unwrapped
+from ..policy.shared_prefix.packing import CaptionForward
 from ..policy.shared_prefix.rollout import PROMPT_IDX_KEY, Rollout, whole_groups
 from ..policy.shared_prefix.vision_cache import VisionCache
 from ..scoring.aggregation import advantages, penalties
 from ..scoring.reward_functions import RewardFunctions
 from . import trl_logs, trl_sampling
 from .alignment_loss import AlignmentLoss
+from .last_rollout import LastRollout
 from .resumable import Resumable
 from .step_guard import StepGuard
 from .step_timer import StepTimer
-from .trl_forward import row_per_completion
+from .trl_forward import offer_states, row_per_completion, take_packed_rows
 
 
 class GRPO(Resumable):
@@ -70,6 +72,7 @@ class GRPO(Resumable):
         self._grouped: Any = None  # TRL's buffered batches, once their groups are whole
         self._attention_chosen = False
         self.holders |= {"noise": reward_functions.noise, "tables": self.tables}
+        self.last_rollout = self.holders["last_rollout"] = LastRollout(reward_functions)
         if vision_cache is not None:
             self._share_prefixes(vision_cache)
         self.alignment = alignment(self.model) if alignment else None
@@ -80,11 +83,11 @@ class GRPO(Resumable):
         self.collator = Collator(self.processing_class, *chat, vision_cache.dtype)
         if self.args.dataloader_num_workers:  # else only images that are not cached are read
             self.data_collator = self.collator
-        if isinstance(self.model, PeftModel):
-            fast_disable_adapter(self.model)
-        for model in (self.model, self.ref_model):
-            if model is not None:
-                add_caption_head(unwrapped(model), self.temperature)
+        take_packed_rows(self.model, self.ref_model, self.temperature)
+
+    def sampling_policy(self) -> AbstractContextManager[Any]:
+        """A context in which completions are sampled; here they are the policy's as it is."""
+        return nullcontext()
 
     def finish_rollout(self, output: dict[str, Any]) -> None:
         """Change TRL's rollout before it is split into batches.
@@ -128,8 +131,7 @@ class GRPO(Resumable):
         Packed behind their prompts where there is a `vision_cache`, else one row per completion.
         """
         if self.vision_cache is None:
-            logps = super()._get_per_token_logps_and_entropies
-            return row_per_completion(logps, model, inputs)
+            return row_per_completion(super()._get_per_token_logps_and_entropies, model, inputs)
         ids, mask = inputs["completion_ids"], inputs["completion_mask"]
         with self.accelerator.autocast():
             return self.rollout.forward(model, inputs[PROMPT_IDX_KEY], ids, mask)
@@ -165,6 +167,7 @@ class GRPO(Resumable):
         if self.alignment is not None:
             output["image_features"] = self.alignment.row_features(inputs)
         self.finish_rollout(output)
+        self.last_rollout.judged(self.rewards_NK, self._logs["advantages"])
         return output
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
@@ -177,7 +180,7 @@ class GRPO(Resumable):
         return [ids[index] for index in self.rollout.prompt_idx.tolist()], None, {}
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
-        with self.timer("sample"):
+        with self.timer("sample"), self.sampling_policy():
             if self.vision_cache is not None and not self.use_vllm:
                 completions = trl_sampling.sample_completions(self, self.rollout)
                 if self.vision_cache.cuda and not self._attention_chosen:
@@ -189,40 +192,36 @@ class GRPO(Resumable):
             return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
 
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **vision: Any,
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, keep: int, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self.forward_pass is not None:
             return self.forward_pass.logps, self.forward_pass.entropies, None
-        keep, args = logits_to_keep, (batch_size, compute_entropy)
         if self.vision_cache is None:
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, keep, *args, **vision
+                model, input_ids, attention_mask, keep, **kwargs
             )
         ids, mask = input_ids[:, -keep:], attention_mask[:, -keep:]
         if (old_logps := self.rollout.take_old_logps(mask)) is not None:
             return old_logps, None, None  # what TRL asks for first, right after sampling
+        prompt_idx, size = kwargs.get(PROMPT_IDX_KEY), kwargs.get("batch_size")
         with self.accelerator.autocast():
-            forward = self.rollout.forward(model, vision.get(PROMPT_IDX_KEY), ids, mask, batch_size)
-        return forward.logps, forward.entropies if compute_entropy else None, None
+            forward = self.rollout.forward(model, prompt_idx, ids, mask, size)
+        return forward.logps, forward.entropies if kwargs.get("compute_entropy") else None, None
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any) -> Tensor:
-        inputs = self.rollout.with_images(inputs)
+        self.last_rollout.sampled(self.rollout.image_ids, *args)
         with self.timer("rewards"):
-            self.rewards_NK = super()._calculate_rewards(inputs, *args)
+            offer_states(self, args[-1])
+            self.rewards_NK = super()._calculate_rewards(self.rollout.with_images(inputs), *args)
         kinds = self.rewards_NK, self.multi_objective_aggregation, self.scale_rewards
         for name, value in self.reward_functions.step_metrics(*kinds).items():
             self.log_metric(name, value)
         return self.rewards_NK
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        return self.loss(model, inputs)
+        loss = self.loss(model, inputs)
+        trl_logs.log_caption_kl(self, inputs["completion_mask"])
+        return loss
 
     def training_step(self, *args: Any) -> Tensor:
         with self.timer("forward_backward"):
@@ -238,7 +237,8 @@ class GRPO(Resumable):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         trl_logs.rename_reward_metrics(self._metrics["train"], self.reward_func_names)
         self.log_completions = self.tables.due(logs, self.state.global_step, self._logs)
-        super().log(logs, start_time)
+        with naming(f"{self.args.output_dir}/completions"):  # the table that TRL writes
+            super().log(logs, start_time)
 
     def buffer_state(self) -> dict[str, Any]:
         return self.rollout.state_dict()

@@ -32,7 +32,7 @@ from trl.trainer.utils import (
 )
 
 from ..errors import UserError
-from ..scoring.aggregation import rank_failed, through_gates, weighted_sum
+from ..scoring.aggregation import rank_failed
 from . import advantages as adv
 from .critic import Critic
 from .grpo import GRPO
@@ -83,16 +83,12 @@ class PPO(GRPO):
 
     def scores(self) -> Tensor:
         """(N,) the score of each caption of the rollout on all devices; NaN where nobody judged."""
-        gates_K = self.reward_functions.gates_K.to(self.rewards_NK.device)
-        weights_K = self.reward_weights.to(self.rewards_NK)
-        rewards_NK, penalty_N = through_gates(self.rewards_NK, weights_K, gates_K)
-        scaling = self.args.reward_scaling
-        if scaling != "none":
-            if scaling == "batch":
-                self.moments = adv.Moments(rewards_NK.shape[1])
-            self.moments.update(rewards_NK)
-            rewards_NK = self.moments.standardise(rewards_NK)
-        return rank_failed(weighted_sum(rewards_NK, weights_K), penalty_N, len(rewards_NK))
+        gates_K, scaling = self.reward_functions.gates_K, self.args.reward_scaling
+        if scaling == "batch":
+            self.moments = adv.Moments(len(gates_K))
+        moments = None if scaling == "none" else self.moments
+        scores = adv.caption_scores(self.rewards_NK, self.reward_weights, gates_K, moments)
+        return rank_failed(*scores, len(self.rewards_NK))
 
     def _set_advantages(self, output: dict[str, Any]) -> None:
         """Put advantages, returns and the mask of what is to learn into a rollout, each (B, T)."""
@@ -119,6 +115,10 @@ class PPO(GRPO):
         replace_newest(self._logs["advantages"], caption_advantages)
         if kl is not None:
             self._steer_beta((kl * mask).sum(1))
+        if kl is not None and args.kl_in_reward:  # TRL's loss, which logs it else, has none then
+            captions = torch.stack([(kl * mask).sum(), kl.new_tensor(len(kl))])
+            total, count = self._sum(captions).tolist()
+            self.log_metric("kl_per_caption", total / count)
 
     def _steer_beta(self, kl: Tensor) -> None:
         """Move beta so that the KL of captions (B,) nears `beta_target`: Ziegler et al., eq. 4."""

@@ -19,7 +19,7 @@ from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from trl import GRPOConfig, GRPOTrainer
 
-from ..errors import UserError
+from ..errors import Fault, UserError, user_message
 from ..files import checkpoints, load_tensors, seal
 
 ASIDE = ".saving"  # in the run directory: the folder in which a checkpoint is written
@@ -128,7 +128,7 @@ class Resumable(GRPOTrainer):
 def written_aside(accelerator: Any, args: GRPOConfig, step: int) -> Iterator[Path]:
     """The folder to write the checkpoint of this step into; at the end it is sealed and renamed.
 
-    The newest `save_total_limit` are kept. Raises UserError where the disk does not take it.
+    The newest `save_total_limit` are kept. Raises Fault where the disk does not take it.
     """
     directory = Path(args.output_dir)
     folder = directory / ASIDE / f"checkpoint-{step}"
@@ -143,11 +143,6 @@ def written_aside(accelerator: Any, args: GRPOConfig, step: int) -> Iterator[Pat
             for old in checkpoints(directory)[args.save_total_limit :]:
                 shutil.rmtree(old)
     except (OSError, RuntimeError, SafetensorError) as error:
-        last = next(iter(checkpoints(directory)), None)
-        intact = (
-            f"{last} is intact: --resume goes on from it" if last else "there is none before it"
-        )
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"checkpoint {step} could not be written to {directory} ({reason}); {intact}"
-        ) from error
+        shutil.rmtree(directory / ASIDE, ignore_errors=True)  # room on a disk that is full
+        reason = user_message(error) or " ".join(str(error).split())
+        raise Fault(f"checkpoint {step} could not be written to {directory} ({reason})") from error

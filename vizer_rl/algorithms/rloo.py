@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..scoring.aggregation import rank_failed, through_gates, weighted_sum
+from ..scoring.aggregation import rank_failed
 from . import advantages as adv
 from .grpo import GRPO
 from .trl_logs import replace_advantages
@@ -22,14 +22,9 @@ class RLOO(GRPO):
 
     def finish_rollout(self, output: dict[str, Any]) -> None:
         """Replace TRL's advantages (B,) by leave-one-out ones."""
-        gates_K = self.reward_functions.gates_K.to(self.rewards_NK.device)
-        weights_K = self.reward_weights.to(self.rewards_NK)
-        rewards_NK, penalty_N = through_gates(self.rewards_NK, weights_K, gates_K)
-        if self.multi_objective_aggregation == "normalize_then_sum":
-            moments = adv.Moments(rewards_NK.shape[1])
-            moments.update(rewards_NK)
-            rewards_NK = moments.standardise(rewards_NK)
-        scores_N = weighted_sum(rewards_NK, weights_K)
-        scores_N = rank_failed(scores_N, penalty_N, self.num_generations)
+        gates_K = self.reward_functions.gates_K
+        moments = adv.rollout_moments(self.multi_objective_aggregation, len(gates_K))
+        scores = adv.caption_scores(self.rewards_NK, self.reward_weights, gates_K, moments)
+        scores_N = rank_failed(*scores, self.num_generations)
         advantages_N = adv.leave_one_out(scores_N.view(-1, self.num_generations)).view(-1)
         replace_advantages(self, output, advantages_N)

@@ -1,4 +1,4 @@
-"""Stock log-probs and their hidden states: one row per completion, as TRL computes them."""
+"""Forward passes of TRL's models: prepared for packed rows, or stock, one row per completion."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
-from ..policy.shared_prefix.packing import CaptionForward, unwrapped
+from ..policy.lora import fast_disable_adapter
+from ..policy.shared_prefix.packing import CaptionForward, add_caption_head, unwrapped
+from ..scoring.reference_policy import ReferencePolicy
 
 VISION_KEYS = (  # what TRL's forward takes of its training batch, for the families we have
     "pixel_values",
@@ -45,3 +48,23 @@ def row_per_completion(
     finally:
         hook.remove()
     return CaptionForward(logps, entropies, torch.cat(states))
+
+
+def offer_states(trainer: Any, completion_ids: list[list[int]]) -> None:
+    """Offer rewards the states of TRL's pass of the reference: its last one before rewards.
+
+    There are none without a KL (`beta` 0), and none where prompts are not shared.
+    """
+    policy, rollout = trainer.reward_functions.policy, trainer.rollout
+    if isinstance(policy, ReferencePolicy):
+        states = rollout.states if trainer.beta else None
+        policy.offered.replace(rollout.images, completion_ids, states)
+
+
+def take_packed_rows(model: Any, reference: Any | None, temperature: float) -> None:
+    """Let policy and reference (None: the policy without its adapter) take packed rows."""
+    if isinstance(model, PeftModel):
+        fast_disable_adapter(model)
+    for packed in (model, reference):
+        if packed is not None:
+            add_caption_head(unwrapped(packed), temperature)

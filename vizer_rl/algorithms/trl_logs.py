@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -71,6 +72,19 @@ def replace_advantages(trainer: Any, output: dict[str, Any], advantages_N: Tenso
     replace_newest(trainer._logs["advantages"], advantages_N.tolist())
     size, rank = len(output["advantages"]), trainer.accelerator.process_index
     output["advantages"] = local_rows(advantages_N, size, rank)
+
+
+def log_caption_kl(trainer: Any, mask: Tensor) -> None:
+    """Beside a `kl` that is new in the log, which is of a token, log `kl_per_caption`.
+
+    mask: (B, T) of the batch that it is of, 1 on a caption's tokens.
+    """
+    metrics = trainer._metrics["train"]
+    kl = metrics.get("kl", [])
+    if len(kl) > len(metrics.get("kl_per_caption", [])):
+        tokens = torch.stack([mask.sum().float(), mask.new_tensor(len(mask)).float()])
+        total, captions = trainer.accelerator.reduce(tokens, reduction="sum").tolist()
+        trainer.log_metric("kl_per_caption", kl[-1] * total / captions)
 
 
 def record_rollout(trainer: Any, output: dict[str, Any]) -> None:

@@ -19,11 +19,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rewards.lib.mapper import Mapper, fit_mapper, kept
+from rewards.lib.mapper import Mapper, fit_mapper, keep, kept
 
 from ..data import caption_file
 from ..data.lazy import LazyImages
 from ..errors import UserError
+from ..files import write_atomic
 from ..policy import captioner
 from ..policy.hidden_states import caption_tokens, token_states
 from ..policy.shared_prefix.vision_cache import VisionCache
@@ -84,7 +85,10 @@ def fit_alignment(
     if settings.target == "connector":
         features = connector_features(model, processor)
     if path.is_file():
-        mapper, saved = kept(path, model.device)
+        try:
+            mapper, saved = kept(path, model.device)
+        except ValueError as error:
+            raise UserError(f"{error}; without the file another one is fitted") from error
         if any(saved[key] != value for key, value in settings.saved().items()):
             raise UserError(f"{path} was trained with other settings than mapper has now")
     else:
@@ -101,7 +105,7 @@ def fit_alignment(
             )
         pairs = _pairs(model, processor, images, features, prompt, completions, settings)
         mapper, matching = _fit(*pairs, console, settings)
-        torch.save({"mapper": mapper.state_dict(), "matching": matching, **settings.saved()}, path)
+        write_atomic(path, lambda p: keep(p, mapper, matching=matching, **settings.saved()))
     return AlignmentLoss(mapper, features, settings.reading, settings.pooling)
 
 

@@ -1,9 +1,8 @@
 """Win rates under attack: how often the original caption wins, and which scorers can be trusted.
 
-Every metric is a mean over images with its 95 % bootstrap interval, {"value", "low", "high"}, or
-None where there was nothing to measure. "sum" is the weighted sum as training forms it: the caption
-in question is put beside the sampled captions of its image, and each reward is normalised in that
-group where the run does so. What a gate refuses loses there; content rewards have no view of it.
+Every metric is a mean over images with its bootstrap interval, or None where there was nothing to
+measure. "sum" is the sum as training forms it: the caption is put beside the sampled ones of its
+image, each reward normalised in that group where the run does so. What a gate refuses loses there.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from rewards.lib.lexicon import Lexicon
+
 from ..evaluation.statistics import estimate, number, per_image, wins
 from ..scoring.aggregation import group_scores
 from .attacks import ATTACKS, Attack, Subject, pairs_of
 from .judges import Judges
-from .lexicon import Lexicon
 from .sample import GROUP_SIZE, CaptionSample, other_images
 
 SUM = "sum"

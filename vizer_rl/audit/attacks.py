@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .lexicon import CLOSERS, Lexicon, core, words_of
+from rewards.lib.lexicon import CLOSERS, Lexicon, core, words_of
 
 Pair = tuple[str, str]  # original, attacked
 GENERIC = ("a photo", "an image", "a picture of something")

@@ -56,6 +56,9 @@ def audit(parts: RunParts, *, thorough: bool = True) -> dict[str, Any]:
             "rewards": dict(zip(judges.names, judges.weights, strict=True)),
             "content": [r.name for r in parts.scoring.rewards if r.content],
             "scorers": parts.scorers,
+            "objections": {
+                r.name: r.declared("objection", "") for r in parts.scoring.rewards if r.weight
+            },
             "milliseconds": judges.milliseconds,
         }
         if sample.attacked:

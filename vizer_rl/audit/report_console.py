@@ -146,3 +146,46 @@ def _headroom(console: Console, result: Mapping[str, Any]) -> None:
             f"True F1, which no reward and no verdict has seen: now {_plain(truth['f1_greedy'])}, "
             f"picked {_plain(truth['f1_picked'])}, best there is {_plain(truth['f1_best'])}"
         )
+
+
+def show_passport(console: Console, result: Mapping[str, Any]) -> None:
+    """Print a scorer's passport: a row per attack, the blind judges and the published beside it."""
+    models = [*next(iter(result["rows"].values()))["published"]]
+    console.print(f"\n{result['scorer']} on {result['images']} images, {result['source']}.")
+    console.print("How often the original scores higher than the worse caption (95 % interval):")
+    table = _table("attack", "pairs", "right", "tied", "words", "text", *models)
+    for name, row in result["rows"].items():
+        judges = [Text(_plain(row[judge]), style="dim") for judge in ("tied", "words", "text")]
+        quoted = [Text(_plain(row["published"][model]), style="dim") for model in models]
+        table.add_row(name, str(row["pairs"]), _rate(row["right"], True), *judges, *quoted)
+    console.print(table)
+    for sentence in passport_sentences(result):
+        console.print(sentence)
+
+
+def passport_sentences(result: Mapping[str, Any]) -> list[str]:
+    """What the columns are, then what the scorer fails at."""
+    sentences = [
+        "tied: neither. words: what the number of words alone gets right. text: what the policy "
+        "gets right that reads no image, by nats per token.",
+        "Quoted, and of other images, captions and negatives: the last four columns, SugarCrepe "
+        "(arXiv 2306.14610), of order of five ARO (arXiv 2210.01936).",
+    ]
+    if not result["certain"]:
+        sentences.append(
+            "A changed word counts where the policy prefers the original on this image."
+        )
+    rows = {name: row for name, row in result["rows"].items() if row["right"]}
+    blind = [
+        name
+        for name, row in rows.items()
+        if row["right"]["low"] <= max(row["words"] or 0.0, row["text"] or 0.0)
+    ]
+    fooled = [name for name, row in rows.items() if row["right"]["value"] < MIN_WIN_RATE]
+    if fooled:
+        sentences.append(f"Wrong or tied more than one time in ten: {', '.join(fooled)}.")
+    if blind:
+        sentences.append(f"Not clearly better than a judge without the image: {', '.join(blind)}.")
+    if empty := [name for name, row in result["rows"].items() if not row["right"]]:
+        sentences.append(f"Nothing to attack in these captions: {', '.join(empty)}.")
+    return sentences

@@ -8,16 +8,17 @@ may be vague or wrong, and then no attack makes it worse.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rewards.lib.chunks import Chunked
+from rewards.lib.lexicon import vocabulary
 
 from ..evaluation.statistics import shuffle_apart
 from ..policy import captioner
 from .judges import UNCHANGED, Judges, Perturbation
-from .lexicon import vocabulary
 
 GROUP_SIZE = 8  # captions of each image
 MIN_WORDS = 2  # a shorter caption has nothing to be made worse
@@ -51,10 +52,18 @@ class CaptionSample:
 
 
 def sample_captions(judges: Judges, count: int) -> CaptionSample:
-    """Caption up to `count` images of the bank with the reference policy: sampled and greedy."""
+    """Caption up to `count` images of the bank with the reference policy."""
+    return caption_images(judges, chosen_images(judges.parts.bank.sample.image_ids, count))
+
+
+def chosen_images(ids: Sequence[str], count: int) -> list[str]:
+    """Up to `count` of the images, always the same of the same, sorted."""
+    return sorted(random.Random(1).sample(list(ids), min(count, len(ids))))
+
+
+def caption_images(judges: Judges, ids: list[str]) -> CaptionSample:
+    """Caption these images with the reference policy: GROUP_SIZE sampled, one greedy."""
     parts = judges.parts
-    ids = list(parts.bank.sample.image_ids)
-    ids = sorted(random.Random(1).sample(ids, min(count, len(ids))))
     repeated_ids = [i for i in ids for _ in range(GROUP_SIZE)]
     sampled = _captions(judges, repeated_ids, parts.temperature)
     greedy = _captions(judges, ids, 0.0)

@@ -36,9 +36,11 @@ def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     The gravest come first; a line of level pass says what is well.
     """
     lines = [*_base(result)]
-    if result["attacked"] and not _ignores_image(
-        result
-    ):  # else there is nothing to judge rewards by
+    for name, says in result.get("objections", {}).items():
+        lines += [_line("fail", name, f"{says}.", "Take a base that sees, or drop it.")] * bool(
+            says
+        )
+    if result["attacked"] and not _ignores_image(result):  # else nothing to judge rewards by
         lines += [*_reward(result)]
     if not any(line["level"] == "fail" for line in lines):
         lines += [*_headroom(result)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .overrides import apply_override, choose_profile, contains, merge, profile_overlays, read_yaml
 from .problems import Problem, raise_problems
+from .recipe import add_recipe
 from .schema import Run
 from .trainer_settings import GRPOSettings
 from .validate import RESOLVED, setting_problems
@@ -33,6 +34,9 @@ def load_run(
     overlays = profile_overlays(tree.pop("profiles", None), problems)
 
     settings = merge(tree, overlays[profile])
+    for key, _, text in pairs:
+        problems += apply_override(settings, key, text) if key == "recipe" else []
+    add_recipe(settings)
     for key, eq, text in pairs:
         if eq and key != "profile":
             problems += apply_override(settings, key, text)

@@ -50,7 +50,9 @@ def _explain(loc: Loc, error_type: str, value: object, message: str) -> str:
     if error_type == "missing":
         return f"missing; allowed: {field.description if field else 'a value'}"
     if error_type == "literal_error" and field:
-        return f"{value!r} is unknown; {nearest_allowed(value, get_args(field.annotation))}"
+        choices = [get_args(kind) or (kind,) for kind in get_args(field.annotation)]
+        names = [name for kind in choices for name in kind if isinstance(name, str)]
+        return f"{value!r} is unknown; {nearest_allowed(value, names)}"
     return f"{value!r}; allowed: {message.split(', ', 1)[-1].removeprefix('Input should be ')}"
 
 

@@ -62,7 +62,9 @@ def read_heldout(run_directory: Path) -> dict[str, Any]:
 
 FREE = (  # settings that may differ where a run goes on
     *("name", "train.max_steps", "train.num_train_epochs", "train.save_", "train.logging_"),
-    *("monitor.interval", "monitor.audit", "engine.", "tracking.", "train.gradient_checkpointing"),
+    "train.dataloader_",  # workers read images ahead, in the order without
+    *("monitor.interval", "monitor.on_alarm", "monitor.audit", "engine.", "tracking."),
+    "train.gradient_checkpointing",
 )
 HASHES = ("data_hash", "policy_hash")
 VERSIONS = ("commit", "torch", "transformers", "trl", "peft", "accelerate", "open_clip_torch")

@@ -23,6 +23,7 @@ def _folder_name(name: str) -> str:
     return name
 
 
+Recipe = Literal["faithful", "balanced", "descriptive"]
 READ_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1's off
 
 
@@ -112,6 +113,10 @@ class Monitor(Section):
         default="best",
         description="the adapter that is saved: best by the held-out scorer, or last",
     )
+    on_alarm: Literal["warn", "stop", "rollback"] = Field(
+        default="warn",
+        description="on signs of reward hacking: say so; end with a checkpoint; or keep the best",
+    )
     audit: bool = Field(default=True, description="a short audit of the rewards before training")
 
 
@@ -129,11 +134,23 @@ class Engine(Section):
     )
 
 
+TRACKERS = ("wandb", "trackio", "tensorboard", "mlflow")  # each is the name of its package too
+
+
 class Tracking(Section):
     wandb: Annotated[Literal["auto", "online", "offline", "off"], READ_OFF] = Field(
         default="auto", description="Weights & Biases; auto: online when logged in, else offline"
     )
-    project: str = Field(default="vizer_rl", description="the project there")
+    report_to: list[str] = Field(
+        default=["wandb"],
+        description="trackers: wandb and, through transformers, trackio, tensorboard, mlflow",
+    )
+    project: str = Field(default="vizer_rl", description="the project of W&B and trackio")
+    max_mb: float = Field(
+        default=25,
+        ge=0,
+        description="megabytes that a run sends to W&B at most; its curves come first",
+    )
 
 
 class Run(Section):
@@ -147,6 +164,9 @@ class Run(Section):
     policy: Policy = Field(description="the model that is trained")
     data: Data = Field(default=Data(), description="the images")
     scorer: Scorer = Field(description="the image-text models")
+    recipe: Recipe | None = Field(
+        default=None, description="adds rewards.certainty: how sure a word must be to be said"
+    )
     rewards: dict[str, dict[str, Any]] = Field(description="{name: {weight: 1.0, parameter: …}}")
     train: dict[str, Any] = Field(
         default={},

@@ -32,6 +32,16 @@ class GRPOSettings(GRPOConfig):
 
 
 @dataclass
+class RAFTSettings(GRPOSettings):
+    """What GRPO has, and how much of a group is imitated."""
+
+    keep: int = within(1, 1)
+    """how many of the `num_generations` captions of an image are imitated, the best"""
+    sample_from: str = one_of("policy", "reference")
+    """who samples: the policy as it is, or, as if all were sampled first, the frozen reference"""
+
+
+@dataclass
 class ViZerSettings(GRPOSettings):
     """What GRPO has, with the loss of ViZer switched on and no reward in it."""
 
@@ -84,6 +94,7 @@ SETTINGS: dict[str, type[GRPOConfig]] = {  # of each algorithm: what `train` may
     "grpo": GRPOSettings,
     "rloo": GRPOSettings,
     "ppo": PPOSettings,
+    "raft": RAFTSettings,
     "vizer": ViZerSettings,
 }
 
@@ -99,6 +110,7 @@ DEFAULTS = {
     "bf16": False,
     "save_steps": 10,
     "save_total_limit": 2,
+    "log_level_replica": "error",  # as on the first device
     "dataloader_pin_memory": False,  # would copy an image for each row of its group
 }
 
@@ -110,6 +122,7 @@ def trainer_arguments(
     seed: int,
     weights: list[float],
     report_to: list[str],
+    project: str = "vizer_rl",
     config: type[GRPOConfig] = GRPOSettings,
 ) -> GRPOConfig:
     """The settings of an algorithm from a run's `train` section over DEFAULTS, and what other
@@ -128,6 +141,7 @@ def trainer_arguments(
         output_dir=str(directory),
         seed=seed,
         report_to=report_to,
+        project=project,
         run_name=directory.name,
         reward_weights=weights,
         remove_unused_columns=False,

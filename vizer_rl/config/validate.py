@@ -16,14 +16,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ..errors import nearest_allowed, printable
 from ..policy.families import FAMILIES
 from .problems import Loc, Problem, section_of, type_problems, unknown_key
-from .schema import Mapper
+from .schema import TRACKERS, Mapper
 from .trainer_settings import SETTINGS, GRPOSettings
 
 DERIVED = {  # TRL's settings that our own determine
     **dict.fromkeys(("output_dir", "run_name"), "set by `name`"),
     **dict.fromkeys(("do_eval", "eval_strategy", "eval_steps"), "set by `monitor.interval`"),
     "seed": "set by `seed`",
-    "report_to": "set by `tracking.wandb`",
+    "report_to": "set by `tracking.report_to`",
     "project": "set by `tracking.project`",
     "reward_weights": "set by `rewards.NAME.weight`",
     "model_init_kwargs": "set by `policy`",
@@ -55,7 +55,10 @@ def setting_problems(settings: dict[str, Any]) -> list[Problem]:
         *_rewards(section_of(settings, "rewards")),
         *_train(train, algorithm),
         *_batch(train),
+        *_raft(train),
         *_mapper(settings, train),
+        *_alarms(section_of(settings, "monitor")),
+        *_trackers(section_of(settings, "tracking").get("report_to")),
     ]
 
 
@@ -140,6 +143,13 @@ def _mismatch(value: object, annotation: Any) -> str | None:
     return None
 
 
+def _trackers(names: object) -> Iterator[Problem]:
+    for name in names if isinstance(names, list) else []:
+        if isinstance(name, str) and name not in TRACKERS:
+            text = f"{name!r} is unknown; {nearest_allowed(name, TRACKERS)}"
+            yield ("tracking", "report_to"), text
+
+
 def config_of(algorithm: object) -> Any:
     """The dataclass of an algorithm's `train` settings; GRPO's where the name is wrong."""
     return SETTINGS[algorithm if isinstance(algorithm, str) and algorithm in SETTINGS else "grpo"]
@@ -209,3 +219,23 @@ def _batch(train: dict[str, Any]) -> Iterator[Problem]:
     nearest = " or ".join(str(n) for n in (size // unit * unit, size // unit * unit + unit) if n)
     text = f"{size} × {steps} steps per generation is not divisible by num_generations = {group}"
     yield ("train", keys[0]), f"{text}; nearest allowed: {nearest}"
+
+
+def _raft(train: dict[str, Any]) -> Iterator[Problem]:
+    """A best of n that keeps all, or a sampler that has no frozen policy."""
+    keep, group = train.get("keep"), train.get("num_generations", GRPOSettings.num_generations)
+    if type(keep) is int and type(group) is int and keep >= group > 1:
+        text = f"{keep}; allowed: 1 to {group - 1}, below num_generations, which is {group}"
+        yield ("train", "keep"), text
+    if train.get("sample_from") == "reference" and train.get("use_vllm") is True:
+        text = "'reference'; allowed: policy, for vLLM samples from the policy that trains"
+        yield ("train", "sample_from"), text
+
+
+def _alarms(monitor: dict[str, Any]) -> Iterator[Problem]:
+    """An end by alarm for which the monitor has nothing to go by, or to go back to."""
+    action, loc = monitor.get("on_alarm"), ("monitor", "on_alarm")
+    if action in ("stop", "rollback") and monitor.get("interval") == 0:
+        yield loc, f"{action!r}; allowed: warn, for alarms need a monitor.interval above 0"
+    elif action == "rollback" and monitor.get("keep") == "last":
+        yield loc, "'rollback'; allowed: warn, stop, for monitor.keep is last and no best is kept"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..errors import ImageError, nearest_allowed, nearest_match, path_not_found
 from ..files import checkpoints
 from ..policy.families import FAMILIES
 from .problems import Loc, Problem, section_of
-from .schema import Scorer
+from .schema import TRACKERS, Scorer
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 Overwrite = bool | str | None  # "finished": a run that came to its end
@@ -40,6 +41,10 @@ def file_problems(
     for key, scorer in section_of(settings, "scorer").items():
         if isinstance(scorer, str) and key in Scorer.model_fields:
             yield from ((("scorer", key), why) for why in scorer_problems(scorer))
+    trackers = section_of(settings, "tracking").get("report_to")
+    for name in trackers if isinstance(trackers, list) else []:
+        if name in TRACKERS and find_spec(name) is None:
+            yield ("tracking", "report_to"), f"{name} is not installed here: pip install {name}"
     if settings["profile"] == "scenes":
         yield from _embedded(settings)
     if (resume, overwrite) != (None, None) and isinstance(settings["name"], str):

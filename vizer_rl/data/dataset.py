@@ -11,7 +11,6 @@ from datasets import Dataset
 from PIL import Image
 
 from ..errors import ImageError
-from .decode import decode
 from .sources import ImageFolder
 
 CACHED_IMAGES = 32  # TRL reads a row G times running; 32 photos of 12 megapixels take .3 GB
@@ -39,17 +38,16 @@ class _Rows:
         return {"image_id": ids, "image": images, "prompt": [deepcopy(self.prompt) for _ in ids]}
 
     def _first_usable(self, image_id: str) -> tuple[str, Image.Image]:
-        """The image or, where it will not decode, the next that does in index order, wrapping."""
+        """The image or, where it cannot be used, the next that can in index order, wrapping."""
         ids, skipped = self.images.ids, self.images.skipped
         start = bisect_left(ids, image_id)
         for i in range(start, start + len(ids)):
             candidate = ids[i % len(ids)]
-            path = self.images.root / candidate
-            if str(path) not in skipped:
+            if str(self.images.root / candidate) not in skipped:
                 try:
-                    return candidate, decode(path)
+                    return candidate, self.images.load(candidate)
                 except ImageError as error:
-                    skipped[str(path)] = str(error)
+                    self.images.skip(candidate, str(error.__cause__))
         raise ImageError(f"Not one image of '{self.images.source}' can be decoded any more.")
 
     def __reduce__(self) -> tuple[type[_Rows], tuple[ImageFolder, Any]]:

@@ -8,7 +8,7 @@ import random
 import re
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from multiprocessing.pool import ThreadPool
@@ -16,20 +16,31 @@ from pathlib import Path
 
 from PIL import Image
 
+from rewards.lib import disk_cache
+
 from ..errors import ImageError, path_not_found
+from ..files import append_text
 from .decode import KEPT_SIDES, SUFFIXES, decode, decode_error, image_size
 
+REPLACED = "it was replaced after it was indexed"
+State = tuple[int, int] | None
 DECODE_AT_INDEX = 2_000  # sources of up to this many files are decoded in full when indexed
 
 
 @dataclass
 class ImageFolder:
-    """Usable images: `ids` (posix paths from `root`, sorted); `skipped` (file: reason) can grow."""
+    """Usable images: `ids` (posix paths from `root`, sorted); `skipped` (file: reason) can grow.
+
+    states: of files when they were indexed: features and captions of an image are kept by its id,
+    so one that has been replaced is not used. listing: the file in which `skip` lists.
+    """
 
     source: str
     root: Path
     ids: list[str]
     skipped: dict[str, str]
+    states: dict[str, State] = field(default_factory=dict)
+    listing: Path | None = None
 
     @classmethod
     def index(
@@ -47,8 +58,9 @@ class ImageFolder:
             raise ImageError(f"limit must be at least 1, got {limit}.")
         root, files = find_files(source)
         full = len(files) <= DECODE_AT_INDEX
-        before = decoded.read_text().splitlines() if decoded and decoded.is_file() else ()
-        check = partial(_problem, full_decode=full, decoded=frozenset(before))
+        text = decoded.read_text(errors="replace") if decoded and decoded.is_file() else ""
+        before = frozenset(text.split())
+        check = partial(_problem, full_decode=full, decoded=before)
         with warnings.catch_warnings(), ThreadPool() as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             problems = list(pool.imap(check, files, chunksize=4))
@@ -61,12 +73,11 @@ class ImageFolder:
             raise ImageError(f"No usable image in '{source}': {counts}, mostly because: {reason}.")
         if decoded and full:
             names = {_name(root / image_id) for image_id in good}
-            decoded.parent.mkdir(parents=True, exist_ok=True)
-            draft = decoded.with_suffix(f".{os.getpid()}")  # several devices may write at once
-            draft.write_text("".join(f"{name}\n" for name in sorted({*before, *names})))
-            draft.replace(decoded)
+            lines = "".join(f"{name}\n" for name in sorted({*before, *names}))
+            with disk_cache.tolerated(decoded.parent):
+                disk_cache.replace(decoded, lines.encode())
         ids = sorted(random.Random(seed).sample(good, min(limit or len(good), len(good))))
-        return cls(str(source), root, ids, skipped)
+        return cls(str(source), root, ids, skipped, {i: _state(root / i) for i in ids})
 
     @property
     def paths(self) -> list[Path]:
@@ -76,7 +87,10 @@ class ImageFolder:
     def load(self, image_id: str) -> Image.Image:
         """Decode one image to a new 8-bit RGB image, upright, on white; ImageError if it fails."""
         try:
-            return decode(self.root / image_id)
+            image = decode(self.root / image_id)
+            if self.changed(image_id):  # while it was read, too
+                raise ImageError(REPLACED)
+            return image
         except ImageError as error:
             raise ImageError(f"Cannot use image '{self.root / image_id}': {error}.") from error
 
@@ -94,11 +108,39 @@ class ImageFolder:
             reason = f"cannot be read: {error.strerror}"
             raise ImageError(f"Cannot use image '{path}': {reason}.") from error
 
-    def write_skipped(self, path: str | Path) -> None:
-        """Write one JSON line {"path", "reason"} per skipped file, if there is any."""
-        lines = [json.dumps({"path": p, "reason": r}) + "\n" for p, r in self.skipped.items()]
-        if lines:
-            Path(path).write_text("".join(lines), encoding="utf-8")
+    def changed(self, image_id: str) -> bool:
+        """Whether its file is not what was indexed: deleted, truncated, replaced."""
+        now = _state(self.root / image_id)
+        return self.states.get(image_id, now) != now
+
+    def lost(self, image_id: str) -> bool:
+        """`changed`; an image that is so is skipped and listed."""
+        if changed := self.changed(image_id):
+            path = self.root / image_id
+            self.skip(image_id, decode_error(path, full_decode=True) or REPLACED)
+        return changed
+
+    def skip(self, image_id: str, reason: str) -> None:
+        """Leave an image out from here on, and list it."""
+        self.skipped[str(self.root / image_id)] = reason
+        if self.listing is not None:
+            self.write_skipped(self.listing)
+
+    def write_skipped(self, path: Path) -> None:
+        """Add one JSON line {"path", "reason"} per skipped file that is not listed there."""
+        listed = {*path.read_text().splitlines()} if path.is_file() else set()
+        lines = [json.dumps({"path": p, "reason": r}) for p, r in self.skipped.items()]
+        if new := [f"{line}\n" for line in lines if line not in listed]:
+            append_text(path, "".join(new))
+
+
+def _state(path: Path) -> State:
+    """Size and time of change of a file; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _name(path: Path) -> str:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from .metrics import scene_facts
-from .statistics import estimates
+from .statistics import Column, difference, estimates
+
+Truths = Sequence[Mapping[str, Any]] | None  # of drawn scenes
+Columns = dict[str, Column]  # by metric
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,39 @@ class Pair:
     trained_cosine: float = math.nan
 
 
-def summary(
-    pairs: Sequence[Pair], truths: Sequence[Mapping[str, Any]] | None = None
+def columns_of(captions: Sequence[str], cosines: Sequence[float], truths: Truths) -> Columns:
+    """The metrics of N captions (N,) each: of their facts where there is truth, words, cosine."""
+    columns: Columns = {**(scene_facts.columns(captions, truths) if truths else {})}
+    columns["mean_length"] = np.array([len(text.split()) for text in captions], float)
+    columns["heldout_score"] = np.array(cosines, float)
+    return columns
+
+
+def summary(pairs: Sequence[Pair], truths: Truths = None) -> dict[str, Any]:
+    """`before_after` of pairs, with the metrics that `columns_of` gives."""
+    base = [p.base for p in pairs], [p.base_cosine for p in pairs]
+    trained = [p.trained for p in pairs], [p.trained_cosine for p in pairs]
+    sides = {"base": base, "trained": trained}
+    columns = {side: columns_of(*row, truths) for side, row in sides.items()}
+    return before_after(columns, {side: texts for side, (texts, _) in sides.items()}, truths)
+
+
+def before_after(
+    columns: Mapping[str, Columns], captions: Mapping[str, Sequence[str]], truths: Truths = None
 ) -> dict[str, Any]:
-    """The content of eval.json: each metric before, after and its paired change, with intervals."""
-    captions = {"base": [p.base for p in pairs], "trained": [p.trained for p in pairs]}
-    cosines = {
-        "base": [p.base_cosine for p in pairs],
-        "trained": [p.trained_cosine for p in pairs],
-    }
-    columns: dict[str, dict[str, np.ndarray]] = {}
-    for side, texts in captions.items():
-        columns[side] = scene_facts.columns(texts, truths) if truths else {}
-        columns[side]["mean_length"] = np.array([len(text.split()) for text in texts], float)
-        columns[side]["heldout_score"] = np.array(cosines[side], float)
-    columns["change"] = {k: columns["trained"][k] - v for k, v in columns["base"].items()}
-    result: dict[str, Any] = {"n_images": len(pairs)}
-    result |= {side: estimates(column) for side, column in columns.items()}
+    """The content of eval.json: each metric before, after and its paired change, with intervals.
+
+    columns, captions: of "base" and "trained", N images each; other rows are left alone.
+    """
+    base, trained = columns["base"], columns["trained"]
+    change = {name: difference(column, base[name]) for name, column in trained.items()}
+    result: dict[str, Any] = {"n_images": len(captions["base"])}
+    for side, metrics in (("base", base), ("trained", trained), ("change", change)):
+        result[side] = estimates(metrics)
     if truths:
-        result["by_kind"] = {s: scene_facts.recall_by_kind(c, truths) for s, c in captions.items()}
+        result["by_kind"] = {
+            side: scene_facts.recall_by_kind(captions[side], truths) for side in ("base", "trained")
+        }
         lengths = [len(truth["caption"].split()) for truth in truths]
         result["truth_mean_length"] = sum(lengths) / len(lengths)
     return result

@@ -1,4 +1,4 @@
-"""Evaluation of a run: its held-out images captioned with and without the adapter, and scored.
+"""Evaluation of a run: images captioned with and without the adapter, and judged without labels.
 
 Reads the run directory (settings, adapter, held-out list), the images and, of drawn scenes, their
 truth; loads the policy and the held-out scorer.
@@ -7,180 +7,225 @@ truth; loads the policy and the held-out scorer.
 from __future__ import annotations
 
 import json
-import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from rich.console import Console
-from rich.progress import track
 
+from rewards import ReferencePolicy
 from rewards.lib.chunks import caption_cosines
+from rewards.lib.images import Picked
+from rewards.lib.lexicon import Lexicon
+from rewards.lib.word_classes import WordClasses
 
-from ..config.run_dir import read_heldout, read_run
+from ..config.run_dir import read_heldout
 from ..config.schema import Run
-from ..config.validate_files import model_problems, scorer_problems
+from ..config.validate_files import scorer_problems
 from ..data.scenes import truth_of
-from ..data.sources import ImageFolder, find_files
-from ..errors import ImageError, UserError, printable
+from ..data.sources import ImageFolder
+from ..errors import UserError, printable
 from ..files import write_jsonl, write_text
-from ..policy import captioner, load
-from ..policy.lora import load_adapter
-from ..policy.shared_prefix.vision_cache import build_vision_cache
+from ..policy import load
 from ..scoring import clip
-from .before_after import Pair, summary
+from . import caption_metrics
+from .against_controls import Control, against_controls
+from .before_after import Columns, before_after, columns_of
+from .label_free import LabelFree, diversity, judge, visual_dependence
 from .metrics.scene_facts import read_truth
-from .tables import PlainConsole, make_table, print_evaluation
+from .run_policy import RunPolicy, decoded, trained_run
+from .tables import PlainConsole, print_controls, print_evaluation
 
-IMAGE_BATCH = 32  # images decoded and captioned together
+VERSION = 2  # of eval.json
+# Makes the control rows of a run: (run, images, the trained captions of these) -> rows by name.
+MakeControls = Callable[[Run, ImageFolder, list[str]], Mapping[str, Control]]
 
 
-def evaluate(run_directory: Path) -> None:
-    """Caption and score a run's held-out images; write eval.json and captions.jsonl, print both.
+@dataclass(frozen=True)
+class Row:
+    """Captions of N images, their held-out cosines and what each owes to the image, in nats."""
 
-    UserError where the run has no adapter, no held-out image can be used or truth is missing.
+    captions: list[str] = field(default_factory=list)
+    cosines: list[float] = field(default_factory=list)
+    dependence: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated: images, the truth of drawn ones by id, where results go, what is amiss."""
+
+    images: ImageFolder
+    truth: dict[str, Any] | None
+    target: Path
+    left_out: list[str]
+
+
+def evaluate(
+    run_directory: Path,
+    source: str | None = None,
+    references: Sequence[Path] = (),
+    metrics: Sequence[str] = (),
+    clip_model: str | None = None,
+    controls: MakeControls | None = None,
+) -> None:
+    """Caption and judge a run's held-out images, or those of a source; write and print the result.
+
+    references, metrics: as `caption_metrics.plan` takes them; clip_model: for CLIPScore and R@k in
+    place of the held-out scorer; controls: makes the rows that training has to beat. UserError
+    where the run has no adapter, no image can be used or truth is missing.
     """
     console = PlainConsole()
-    run = _trained_run(run_directory)
+    run = trained_run(run_directory)
     for problem in scorer_problems(run.scorer.heldout):
         raise UserError(f"held-out scorer of run '{run_directory}': {problem}")
-    heldout = read_heldout(run_directory)
-    images = ImageFolder(heldout["source"], Path(heldout["source"]), heldout["ids"], {})
-    truth_by_id = _read_truth(heldout, console)
+    for problem in scorer_problems(clip_model) if clip_model else ():
+        raise UserError(f"--clip {problem}")
+    subject = _subject(run_directory, source, console)
+    plan = caption_metrics.plan(references, metrics, subject.images)
     # float32 on every device: the changes that matter are as small as half precision's rounding
     scorer = clip.OpenClip(run.scorer.heldout, load.device())
-    pairs = _caption_pairs(run, run_directory / "adapter", images, console, scorer)
-    truths = [truth_by_id[pair.image_id] for pair in pairs] if truth_by_id else None
-
-    result = summary(pairs, truths)
-    write_text(run_directory / "eval.json", json.dumps(result, indent=1))
-    rows: list[dict[str, Any]] = [
-        {
-            "image_id": p.image_id,
-            "base": p.base,
-            "trained": p.trained,
-            "base_score": p.base_cosine,
-            "trained_score": p.trained_cosine,
-        }
-        for p in pairs
-    ]
-    for row, truth in zip(rows, truths or [], strict=bool(truths)):
-        row["truth"] = truth["caption"]
-    write_jsonl(run_directory / "captions.jsonl", rows)
-    print_evaluation(console, result, rows)
-    console.print(f"\nRun directory: {run_directory}", soft_wrap=True)
-
-
-def caption(run_directory: Path, sources: Sequence[Path]) -> None:
-    """Print the captions of images before and after training, side by side, in the order given.
-
-    sources: files, folders and glob patterns; images are named from the deepest folder that holds
-    them all. What cannot be used is named and left out; UserError where nothing is left.
-    """
-    console = PlainConsole()
-    run = _trained_run(run_directory)
-    names, missing = _image_files(sources)
-    if not names:
-        raise UserError("\n".join(missing))
-    for sentence in missing:
-        console.print(f"Left out: {printable(sentence)}", soft_wrap=True)
-    table = make_table("image", "base", "trained")
-    files = ImageFolder("", Path(), names, {})
-    folder = os.path.commonpath([Path(name).absolute().parent for name in names])
-    for pair in _caption_pairs(run, run_directory / "adapter", files, console):
-        path = Path(pair.image_id).absolute().relative_to(folder)
-        table.add_row(str(path), pair.base, pair.trained)
-    console.print(table)
+    policy = RunPolicy(run, run_directory)
+    ids, features, rows = list[str](), list[torch.Tensor](), {"base": Row(), "trained": Row()}
+    for batch in policy.batches(subject.images, console):
+        ids += batch.ids
+        features.append(scorer.image_features(batch.ids, batch.pictures))
+        captions = {"base": batch.base, "trained": batch.trained}
+        _extend(rows, captions, batch.ids, batch.pictures, scorer, policy.reference)
+    if missing := len(subject.images.ids) - len(ids):
+        subject.left_out.append(f"{missing} of {len(subject.images.ids)} images cannot be used.")
+    if len(ids) == 1:
+        subject.left_out.append("Retrieval: a single image has no look-alike.")
+    images, how = ImageFolder(subject.images.source, subject.images.root, ids, {}), {}
+    control_rows = controls(run, images, rows["trained"].captions) if controls else {}
+    for name, control in control_rows.items():
+        how[name], rows[name] = control.how, Row()
+        texts = dict(zip(ids, control.captions, strict=True))
+        for batch_ids, pictures in decoded(images, f"judging {name}", console):
+            captions = {name: [texts[i] for i in batch_ids]}
+            _extend(rows, captions, batch_ids, pictures, scorer, policy.reference)
+    by_reference = None
+    if plan:
+        other = clip.OpenClip(clip_model, load.device()) if clip_model else scorer
+        by_reference = caption_metrics.CaptionMetrics(plan, images, ids, other)
+    result, lines = _judged(ids, rows, torch.cat(features), subject, scorer, by_reference, how)
+    if plan:
+        result["references"] = plan.record(clip_model or run.scorer.heldout)
+        result["left_out"] += plan.left_out
+        for line in lines if plan.references.captions else ():
+            line["references"] = plan.references.captions.get(line["image_id"], [])
+    write_text(subject.target / "eval.json", json.dumps(result, indent=1))
+    write_jsonl(subject.target / "captions.jsonl", lines)
+    print_evaluation(console, result, lines)
+    if controls:
+        print_controls(console, result)
+    console.print(f"\nRun directory: {subject.target}", soft_wrap=True)
 
 
-def _image_files(sources: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """The files of all sources, each once, and a sentence for each source that has none."""
-    names, missing = dict[str, None](), list[str]()
-    for source in sources:
-        try:
-            _, files = find_files(source)
-        except ImageError as error:
-            missing.append(f"image {str(error).removesuffix('.')}")
-            continue
-        names |= dict.fromkeys(map(str, files))
-        if not files:
-            missing.append(f"no image file in '{source}'")
-    return list(names), missing
-
-
-def _trained_run(run_directory: Path) -> Run:
-    """The run of a directory that holds an adapter; else UserError."""
-    run = read_run(run_directory)
-    if not (run_directory / "adapter" / "adapter_config.json").is_file():
-        raise UserError(
-            f"run '{run_directory}' has no trained weights: '{run_directory / 'adapter'}' holds no "
-            f"adapter; train it to its first look at the held-out scorer"
-        )
-    for problem in model_problems(run.policy.model, run.family):
-        raise UserError(f"policy.model of run '{run_directory}': {problem}")
-    return run
-
-
-def _read_truth(heldout: Mapping[str, Any], console: Console) -> dict[str, Any] | None:
-    """The truth of each held-out scene, by image id; None for photos or where the file is gone."""
+def _subject(run_directory: Path, source: str | None, console: Console) -> _Subject:
+    """The run's held-out images, or those of a source, without truth."""
+    if source is not None:
+        images = ImageFolder.index(source)
+        for path, reason in images.skipped.items():
+            console.print(f"Left out: {printable(f'{path}: {reason}')}", soft_wrap=True)
+        left_out = [f"{len(images.skipped)} files cannot be used."] if images.skipped else []
+        name = re.sub(r"\W+", "-", Path(source).expanduser().resolve().name).strip("-")
+        return _Subject(images, None, run_directory / f"images-{name or 'all'}", left_out)
+    heldout = read_heldout(run_directory)
+    root = Path(heldout["source"])
+    images = ImageFolder(heldout["source"], root, heldout["ids"], {})
     if not heldout["drawn"]:
-        return None
-    path = truth_of(Path(heldout["source"]))
-    if not path.is_file():
-        console.print(f"Facts are not scored, because {path} is not there.", soft_wrap=True)
-        return None
-    return read_truth(path, heldout["ids"], "held-out")
+        return _Subject(images, None, run_directory, [])
+    truth_file = truth_of(root)
+    if not truth_file.is_file():
+        sentence = f"Facts are not scored, because {truth_file} is not there."
+        return _Subject(images, None, run_directory, [sentence])
+    return _Subject(images, read_truth(truth_file, heldout["ids"], "held-out"), run_directory, [])
 
 
-def _caption_pairs(
-    run: Run,
-    adapter: Path,
-    images: ImageFolder,
-    console: Console,
-    scorer: clip.OpenClip | None = None,
-) -> list[Pair]:
-    """Both captions of every image that can be decoded; the others are named and left out."""
-    policy = run.policy.model_dump(exclude={"instruct", "lora"})
-    model, processor = load.load_policy(run.family, **policy)
-    model = load_adapter(model, adapter)
-    engine = run.engine.model_dump()
-    vision_cache = build_vision_cache(model, processor, run.family, **engine)
-    length, pairs = int(run.train["max_completion_length"]), list[Pair]()
-    starts = range(0, len(images.ids), IMAGE_BATCH)
-    for start in track(starts, "captioning", console=console, transient=True):
-        batch = dict(_decoded(images, images.ids[start : start + IMAGE_BATCH], console))
-        if not batch:
-            continue
-        ids, pictures = list(batch), list(batch.values())
-        inputs = (model, processor, pictures, run.data.prompt)
-        kwargs: dict[str, Any] = {"max_new_tokens": length, "vision_cache": vision_cache}
-        with model.disable_adapter():
-            base = [c.text for c in captioner.caption(*inputs, **kwargs)]
-        trained = [c.text for c in captioner.caption(*inputs, **kwargs)]
-        cosines = [_cosines(scorer, ids, pictures, captions) for captions in (base, trained)]
-        pairs += map(Pair, ids, base, trained, *cosines)
-    if not pairs:
-        raise UserError(f"not one of {len(images.ids)} images can be used")
-    return pairs
+def _extend(
+    rows: Mapping[str, Row],
+    captions: Mapping[str, list[str]],
+    ids: list[str],
+    pictures: list[Image],
+    scorer: clip.OpenClip,
+    reference: ReferencePolicy,
+) -> None:
+    """Add captions of these images to their rows, scored."""
+    for name, texts in captions.items():
+        rows[name].captions.extend(texts)
+        rows[name].cosines.extend(caption_cosines(scorer, ids, pictures, texts).tolist())
+    # captions of an image one behind the other: the policy sees it once for all of them
+    flat = [text for texts in zip(*captions.values(), strict=True) for text in texts]
+    repeated = Picked(pictures, [k for k in range(len(ids)) for _ in captions])
+    nats = visual_dependence(reference, flat, repeated)
+    for k, name in enumerate(captions):
+        rows[name].dependence.extend(nats[k :: len(captions)])
 
 
-def _decoded(
-    images: ImageFolder, ids: Sequence[str], console: Console
-) -> Iterator[tuple[str, Image]]:
-    """Id and image of each file that can be decoded; the others are named on the console."""
-    for image_id in ids:
-        try:
-            yield image_id, images.load(image_id)
-        except ImageError as error:
-            console.print(f"Left out: {printable(str(error))}", soft_wrap=True)
+def _judged(
+    ids: Sequence[str],
+    rows: Mapping[str, Row],
+    features_ND: torch.Tensor,
+    subject: _Subject,
+    scorer: clip.OpenClip,
+    by_reference: Callable[[Sequence[str]], Columns] | None,
+    how: Mapping[str, str],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The content of eval.json, but for its references, and the lines of captions.jsonl."""
+    truths = [subject.truth[image_id] for image_id in ids] if subject.truth else None
+    classes = WordClasses(Lexicon.learn(text for row in rows.values() for text in row.captions))
+    judged = {
+        name: judge(scorer, features_ND, row.captions, row.dependence, classes)
+        for name, row in rows.items()
+    }
+    columns = {
+        name: columns_of(row.captions, row.cosines, truths)
+        | judged[name].columns
+        | (by_reference(row.captions) if by_reference else {})
+        for name, row in rows.items()
+    }
+    captions = {name: row.captions for name, row in rows.items()}
+    result = {"version": VERSION} | before_after(columns, captions, truths)
+    result["diversity"] = {name: diversity(texts) for name, texts in captions.items()}
+    if how:
+        result |= against_controls(columns) | {"how": dict(how)}
+    result["left_out"] = subject.left_out
+    return result, _lines(ids, rows, judged, truths)
 
 
-def _cosines(
-    scorer: clip.OpenClip | None, ids: list[str], pictures: list[Image], captions: list[str]
-) -> list[float]:
-    """Cosine of each image with its caption; NaN without a scorer."""
-    if scorer is None:
-        return [math.nan] * len(captions)
-    return [float(cosine) for cosine in caption_cosines(scorer, ids, pictures, captions)]
+def _lines(
+    ids: Sequence[str],
+    rows: Mapping[str, Row],
+    judged: Mapping[str, LabelFree],
+    truths: list[Mapping[str, Any]] | None,
+) -> list[dict[str, Any]]:
+    """The lines of captions.jsonl."""
+    base, trained = rows["base"], rows["trained"]
+    controls = [name for name in rows if name not in ("base", "trained")]
+    lines: list[dict[str, Any]] = []
+    for k, image_id in enumerate(ids):
+        line: dict[str, Any] = {
+            "image_id": image_id,
+            "base": base.captions[k],
+            "trained": trained.captions[k],
+            "base_score": base.cosines[k],
+            "trained_score": trained.cosines[k],
+        }
+        if truths:
+            line["truth"] = truths[k]["caption"]
+        line |= {f"{name}_doubtful": judged[name].doubtful[k] for name in ("base", "trained")}
+        if controls:
+            line["controls"] = {
+                name: {
+                    "caption": rows[name].captions[k],
+                    "score": rows[name].cosines[k],
+                    "doubtful": judged[name].doubtful[k],
+                }
+                for name in controls
+            }
+        lines.append(line)
+    return lines

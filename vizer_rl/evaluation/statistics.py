@@ -5,11 +5,12 @@ NaN is a missing score. Axes: N images, G captions of an image, K rewards, P pai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import comb
-from typing import TypedDict
 
 import numpy as np
+from typing_extensions import TypedDict  # typing's is no type for pydantic before Python 3.12
 
 RESAMPLES = 2000
 LEVEL = 95.0  # per cent
@@ -23,23 +24,87 @@ class Estimate(TypedDict):
     high: float
 
 
-def estimates(columns: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, Estimate]:
-    """The mean of each column (N,) with one number per image, and its 95 % interval.
+@dataclass(frozen=True)
+class CorpusMetric:
+    """A metric of a corpus that is no mean over images: `value` of the sums (…, S) of `rows_NS`."""
 
-    Every column is resampled with the same images. Two runs over the same N images are compared by
-    the estimate of their difference per image, `trained - base`: that is the paired bootstrap.
+    rows_NS: np.ndarray
+    value: Callable[[np.ndarray], np.ndarray]
+
+
+Column = np.ndarray | CorpusMetric  # (N,) one number per image, or sums over images
+
+
+def difference(column: Column, other: Column) -> Column:
+    """Column − other, paired image by image, of the same metric on the same images."""
+    if isinstance(column, CorpusMetric) and isinstance(other, CorpusMetric):
+        S, value, value_other = column.rows_NS.shape[1], column.value, other.value
+
+        def change(sums: np.ndarray) -> np.ndarray:
+            return value(sums[..., :S]) - value_other(sums[..., S:])
+
+        return CorpusMetric(np.hstack([column.rows_NS, other.rows_NS]), change)
+    return np.asarray(column) - np.asarray(other)
+
+
+def estimates(columns: Mapping[str, Column], seed: int = 0) -> dict[str, Estimate]:
+    """Each metric of N images with its 95 % interval; a column (N,) counts by its mean.
+
+    Every column is resampled with the same images; one that has no number for an image (NaN), by
+    itself over the images that it has. Two runs over the same N images are compared by the estimate
+    of their difference per image, `trained - base`: that is the paired bootstrap.
     """
-    values_NM = np.stack([np.asarray(c, np.float64) for c in columns.values()], axis=1)
-    n = len(values_NM)
-    rng = np.random.default_rng(seed)
-    drawn_RN = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # how often each image
-    means_RM = drawn_RN @ values_NM / n
-    low_M, high_M = np.percentile(means_RM, [50 - LEVEL / 2, 50 + LEVEL / 2], axis=0)
-    rows = zip(columns, values_NM.mean(0), low_M, high_M, strict=True)
-    return {
-        name: {"value": float(value), "low": float(low), "high": float(high)}
-        for name, value, low, high in rows
-    }
+    result = dict[str, Estimate]()
+    means = {name: c for name, c in columns.items() if not isinstance(c, CorpusMetric)}
+    partial = {name for name, c in means.items() if 0 < np.isnan(c).sum() < len(c)}
+    whole = {name: c for name, c in means.items() if name not in partial}
+    first = next(iter(columns.values()))
+    n = len(first.rows_NS if isinstance(first, CorpusMetric) else first)
+    drawn_RN = _drawn(n, seed)
+    if whole:
+        values_NM = np.stack([np.asarray(c, np.float64) for c in whole.values()], axis=1)
+        means_RM = drawn_RN @ values_NM / n
+        points = zip(values_NM.mean(0), means_RM.T, strict=True)
+        result |= {name: _interval(*p) for name, p in zip(whole, points, strict=True)}
+    for name, column in columns.items():
+        if isinstance(column, CorpusMetric):
+            total = column.value(column.rows_NS.sum(0))
+            result[name] = _interval(total, column.value(drawn_RN @ column.rows_NS))
+        elif name in partial:
+            result |= estimates({name: column[~np.isnan(column)]}, seed)
+    return {name: result[name] for name in columns}
+
+
+def _drawn(n: int, seed: int) -> np.ndarray:
+    """(R, N) how often each of N images is drawn in each resample."""
+    drawn_RN = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    return drawn_RN.astype(np.float64)
+
+
+def p_value(differences_N: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p of a mean difference of 0 by the paired bootstrap: at least 2 / (R + 1).
+
+    Images that have no number (NaN) are left out.
+    """
+    values = np.asarray(differences_N, np.float64)
+    values = values[~np.isnan(values)]
+    means_R = _drawn(len(values), seed) @ values / len(values)
+    tail = min((means_R <= 0).sum(), (means_R >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (RESAMPLES + 1)))
+
+
+def holm(p_M: Sequence[float]) -> list[float]:
+    """p-values of M tests, adjusted so that one false alarm among all stays as rare (Holm 1979)."""
+    adjusted, highest = [0.0] * len(p_M), 0.0
+    for rank, m in enumerate(sorted(range(len(p_M)), key=p_M.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_M) - rank) * p_M[m]))
+        adjusted[m] = highest
+    return adjusted
+
+
+def _interval(value: float | np.ndarray, resampled_R: np.ndarray) -> Estimate:
+    low, high = np.percentile(resampled_R, [50 - LEVEL / 2, 50 + LEVEL / 2])
+    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def estimate(values_N: np.ndarray) -> Estimate | None:

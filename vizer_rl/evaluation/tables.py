@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import printable
+from .doubtful_words import LEGEND, marked
 from .metrics.scene_facts.facts import KINDS
 from .statistics import Estimate
 
@@ -28,6 +29,45 @@ LABELS = {
     "hallucination_rate": "hallucinated",
     "mean_length": "words",
     "heldout_score": "held-out score",
+    "retrieval_1": "retrieval @1",
+    "retrieval_5": "retrieval @5",
+    "repetition": "repetition",
+    "visual_dependence": "nats by image",
+    "doubtful_rate": "doubtful",
+    **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+    "meteor": "METEOR",
+    "spice": "SPICE",
+    "clip_score": "CLIPScore",
+    "ref_clip_score": "RefCLIPScore",
+    "chair_i": "CHAIR-i",
+    "chair_s": "CHAIR-s",
+    "object_recall": "object recall",
+    **{f"recall_{k}": f"R@{k} of all" for k in (1, 5, 10)},
+    "bert_score": "BERTScore",
+}
+ROWS = {
+    "base": "base",
+    "best_prompt": "best prompt",
+    "length_matched": "base, as long",
+    "best_of_8": "best of 8",
+    "trained": "trained",
+}
+SET_LABELS = {
+    "distinct_2": "distinct pairs",
+    "vocabulary": "vocabulary",
+    "unique_captions": "unique",
+}
+CONTROL_COLUMNS = {  # the narrow names of the metrics in the table of controls
+    "mean_length": "words",
+    "heldout_score": "held-out",
+    "retrieval_1": "R@1",
+    "doubtful_rate": "doubtful",
+    "fact_f1": "fact F1",
+    "hallucination_rate": "halluc.",
+    "cider_d": "CIDEr-D",
+    "chair_s": "CHAIR-s",
 }
 
 
@@ -43,7 +83,7 @@ class PlainConsole(Console):
 
 
 def print_evaluation(
-    console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
+    console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Print the tables of eval.json and the first changed rows of captions.jsonl, in 80 columns."""
     console.print(
@@ -52,7 +92,7 @@ def print_evaluation(
     )
     table = make_table("", "base", "trained", "change")
     for name in result["base"]:
-        cells = (_interval(result[side][name], name, side) for side in SIDES)
+        cells = (interval_text(result[side][name], name, side) for side in SIDES)
         table.add_row(LABELS[name], *cells)
     console.print(table)
     if "by_kind" in result:
@@ -60,9 +100,23 @@ def print_evaluation(
         console.print(f"\nTrue captions have {words:.1f} words. Share of the facts told, by kind:")
         table = make_table("", *KINDS)
         for side, recall in result["by_kind"].items():
-            cells = ("none" if r is None else _number(r, "") for r in recall.values())
+            cells = ("none" if r is None else number_text(r, "") for r in recall.values())
             table.add_row(side, *cells)
         console.print(table)
+    if "diversity" in result:
+        console.print("\nOf all captions together:")
+        table = make_table("", *SET_LABELS.values())
+        for row, values in result["diversity"].items():
+            cells = (number_text(values[name], name) for name in SET_LABELS)
+            table.add_row(ROWS.get(row, row), *cells)
+        console.print(table)
+    for sentence in [*result.get("references", {}).get("notes", ()), *result.get("left_out", ())]:
+        console.print(sentence, soft_wrap=True)
+    _print_changed(console, rows)
+
+
+def _print_changed(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The first rows whose caption changed, their doubtful words marked."""
     changed = [row for row in rows if row["base"] != row["trained"]][:EXAMPLES]
     if not changed:
         console.print("\nTraining changed no caption.")
@@ -73,11 +127,30 @@ def print_evaluation(
         grid.add_column(overflow="fold")  # no caption is cut, however long its words are
     for row in changed:
         grid.add_row("image", row["image_id"])
-        grid.add_row("  before", row["base"])
-        grid.add_row("  after", row["trained"])
+        grid.add_row("  before", marked(row["base"], row.get("base_doubtful", ())))
+        grid.add_row("  after", marked(row["trained"], row.get("trained_doubtful", ())))
         if "truth" in row:
             grid.add_row("  truth", row["truth"])
     console.print(grid)
+    if any(row.get(f"{side}_doubtful") for row in changed for side in ("base", "trained")):
+        console.print(LEGEND)
+
+
+def print_controls(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the rows that training has to beat, how they came about, and the verdict."""
+    sides = {row: result[row] for row in ("base", "trained")} | result["controls"]
+    metrics = [metric for metric in CONTROL_COLUMNS if metric in result["base"]]
+    console.print("\nBeside captions that need no training (means):")
+    table = make_table("", *(CONTROL_COLUMNS[metric] for metric in metrics))
+    for row in (*(row for row in sides if row != "trained"), "trained"):
+        cells = (number_text(sides[row][metric]["value"], metric) for metric in metrics)
+        table.add_row(ROWS[row], *cells)
+    console.print(table)
+    for row, sentence in result["how"].items():
+        console.print(f"{ROWS[row]}: {sentence}")
+    console.print("\nVerdict:")
+    for sentence in result["verdict"]["sentences"]:
+        console.print(f"- {sentence}")
 
 
 def make_table(*columns: str) -> Table:
@@ -90,14 +163,19 @@ def make_table(*columns: str) -> Table:
     return table
 
 
-def _interval(estimate: Estimate, metric: str, side: str) -> str:
-    value, low, high = (_number(estimate[key], metric, side) for key in ("value", "low", "high"))
+def interval_text(estimate: Estimate, metric: str, side: str = "") -> str:
+    """Mean and interval of a metric: ".477 [.450, .504]"; of a "change" with signs."""
+    value, low, high = (
+        number_text(estimate[key], metric, side) for key in ("value", "low", "high")
+    )
     return f"{value} [{low}, {high}]"
 
 
-def _number(value: float, metric: str, side: str = "") -> str:
+def number_text(value: float, metric: str, side: str = "") -> str:
     """At most four characters and the sign of a change: ".477", "1.00", "+9.3", "102"."""
-    if metric == "mean_length":
+    if metric == "vocabulary":
+        places = 0
+    elif metric == "mean_length":
         places = 1 if abs(value) < 99.95 else 0
     else:
         places = 3 if abs(value) < 0.9995 else 2

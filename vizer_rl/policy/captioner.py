@@ -35,6 +35,7 @@ def caption(
     prompt: str,
     *,
     max_new_tokens: int,
+    min_new_tokens: int = 0,
     temperature: float = 0.0,
     batch_size: int = 64,
     vision_cache: VisionCache | None = None,
@@ -53,6 +54,7 @@ def caption(
         "top_k": 0 if temperature else None,
         "top_p": 1.0 if temperature else None,
         "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens or None,
         "suppress_tokens": forbidden_ids(model, processor) or None,
         "pad_token_id": processor.tokenizer.pad_token_id,
     }

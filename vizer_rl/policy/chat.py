@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from .families import FAMILIES
 
 Messages = Sequence[dict[str, Any]]
 
@@ -52,3 +55,9 @@ def message_text(conversation: str | Messages) -> str:
     contents = [message["content"] for message in conversation]
     blocks = [[{"text": c}] if isinstance(c, str) else c for c in contents]
     return "\n".join(b["text"].strip() for content in blocks for b in content if b.get("text"))
+
+
+def answers_questions(source: str, processor: Any) -> bool:
+    """Whether a checkpoint says so: its name has "instruct" in it and it brings a chat template."""
+    fallbacks = [family.chat_template for family in FAMILIES.values()]
+    return "instruct" in Path(source).name.lower() and processor.chat_template not in fallbacks

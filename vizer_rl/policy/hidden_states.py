@@ -39,6 +39,14 @@ class _Batch:
         return not self.rows or longest * (len(self.rows) + 1) <= TOKENS
 
 
+def check_view(view: str, images: Sequence[Image] | None) -> None:
+    """ValueError for a view that there is not, or one that does not fit to having images."""
+    if view not in (*VIEWS, "text"):
+        raise ValueError(f"view {view!r} is unknown: there are {', '.join(VIEWS)}, text")
+    if (images is None) != (view == "text"):
+        raise ValueError(f"view {view!r} {'takes no' if images is not None else 'needs'} images")
+
+
 def hidden_states(
     model: Any,
     processor: Any,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from hashlib import blake2b
+from typing import Any
 
 import torch
 
@@ -23,6 +25,14 @@ def weights_hash(parameters: Iterable[tuple[str, torch.Tensor]], *more: str) -> 
         for axis in (0, 1):
             digest.update(integers.sum(axis, dtype=torch.int64).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def content_key(model: Any, processor: Any) -> str:
+    """16 hexadecimal digits, others for other weights (but LoRA's) and processor settings."""
+    images = processor.image_processor.to_dict()
+    settings = json.dumps([processor.chat_template, images], sort_keys=True, default=str)
+    base = (item for item in model.named_parameters() if "lora_" not in item[0])
+    return weights_hash(base, settings)
 
 
 def _integers(tensor: torch.Tensor) -> torch.Tensor:

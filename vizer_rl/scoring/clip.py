@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import open_clip
+import safetensors.torch
 import torch
 from PIL.Image import Image
-from safetensors.torch import load_file, save_file
 
+from rewards.lib import disk_cache
 from rewards.lib.images import image_hash
 
 from ..assets import ASSETS
@@ -86,8 +86,9 @@ class OpenClip:
         assert self.store is not None
         names = dict(zip(rows, image_names(images, [*rows.values()]), strict=True))
         key = weights_hash(self.model.named_parameters(), str(self.preprocess), str(self.dtype))
-        path = self.store / f"clip-{key}.safetensors"
-        stored = load_file(path) if path.exists() else {}
+        path = self.store / f"clip-{key}.features"
+        content = disk_cache.read(path)
+        stored = {} if content is None else safetensors.torch.load(content)
         self._features |= {i: stored[n].to(self.device) for i, n in names.items() if n in stored}
         missing = {i: row for i, row in rows.items() if names[i] not in stored}
         try:
@@ -95,10 +96,7 @@ class OpenClip:
         finally:  # what was encoded before an error or Ctrl-C need not be encoded again
             new = {names[i]: self._features[i].cpu() for i in missing if i in self._features}
             if new:
-                self.store.mkdir(parents=True, exist_ok=True)
-                draft = path.with_suffix(f".{os.getpid()}")  # several devices may write at once
-                save_file(stored | new, draft)
-                draft.replace(path)
+                disk_cache.write(path, safetensors.torch.save(stored | new))
 
     @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> torch.Tensor:

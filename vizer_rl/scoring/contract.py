@@ -18,7 +18,7 @@ import torch
 import rewards
 from rewards import CaptionBatch
 
-from ..errors import UserError
+from ..errors import Fault, UserError
 
 Column = list[float | None]
 LIMIT_SECONDS = 600.0  # for one reward on the captions of a rollout
@@ -31,9 +31,13 @@ class RewardError(UserError):
     """A reward broke its contract: which, how, and on which caption."""
 
 
+class RewardFault(RewardError, Fault):
+    """A reward hangs, or what it needs is away: no bug of its own, the run may go on later."""
+
+
 @contextmanager
 def time_limit(name: str) -> Iterator[None]:
-    """Inside, reward `name` has LIMIT_SECONDS; RewardError where it takes longer.
+    """Inside, reward `name` has LIMIT_SECONDS; RewardFault where it takes longer.
 
     By the alarm signal, so only in the main thread, and where Python code is running.
     """
@@ -42,10 +46,10 @@ def time_limit(name: str) -> Iterator[None]:
         return
 
     def late(*_: Any) -> None:
-        raise RewardError(TOO_LONG.format(name=name, seconds=LIMIT_SECONDS))
+        raise RewardFault(TOO_LONG.format(name=name, seconds=LIMIT_SECONDS))
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS, LIMIT_SECONDS)  # again if it is caught
     try:
         yield
     finally:
@@ -63,7 +67,7 @@ async def time_limit_async(name: str) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise RewardError(TOO_LONG.format(name=name, seconds=LIMIT_SECONDS)) from error
+        raise RewardFault(TOO_LONG.format(name=name, seconds=LIMIT_SECONDS)) from error
 
 
 def checked(name: str, scores: Any, batch: CaptionBatch) -> Column:
@@ -94,7 +98,8 @@ def checked(name: str, scores: Any, batch: CaptionBatch) -> Column:
 
 def failed(name: str, batch: CaptionBatch, error: Exception) -> RewardError:
     """The error to raise where reward `name` raised one on this batch."""
-    return RewardError(
+    kind = RewardFault if isinstance(error, OSError) else RewardError
+    return kind(
         f"reward {name!r} failed on a batch that begins with image "
         f"{batch.image_ids[0]!r}, caption {batch.captions[0]!r}: {reason(error)}"
     )

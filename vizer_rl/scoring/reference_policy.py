@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -15,16 +14,19 @@ from PIL.Image import Image
 from rewards.lib.images import Picked
 
 from ..data.lazy import map_rows
-from ..data.perturb import VIEWS
 from ..policy import captioner
-from ..policy.chat import answer_text, chat_text, messages
-from ..policy.families import FAMILIES
-from ..policy.hidden_states import TOKENS, hidden_states
+from ..policy.chat import answer_text, answers_questions, chat_text, messages
+from ..policy.families import Family
+from ..policy.hidden_states import TOKENS, check_view, hidden_states
 from ..policy.load import end_id
 from ..policy.lora import adapter_off
 from ..policy.vision import ImageInputs, encode_images, process_images
-from ..policy.weights_hash import weights_hash
+from ..policy.weights_hash import content_key
+from .offered_states import OfferedStates
+from .packed_states import PackedStates
+from .word_certainty import WordCertainty
 
+T = TypeVar("T")
 SAMPLED = 4 * TOKENS  # tokens of prompts and captions in one batch of samples
 ANSWERS = (("Yes", "yes"), ("No", "no"))
 
@@ -46,12 +48,17 @@ class ReferencePolicy:
         prompt: str = "Describe the image.",
         instruct: bool | None = None,
         max_new_tokens: int = 64,
+        family: Family | None = None,
     ) -> None:
+        """family: where captions of an image may share its pass; None: a row for each."""
         self.model = model.get_base_model() if isinstance(model, PeftModel) else model
         self.processor, self.prompt = processor, prompt
+        self._parts = self.model, processor
         self.max_new_tokens = max_new_tokens
         self.instruct = answers_questions(source, processor) if instruct is None else instruct
         self.key = content_key(model, processor)
+        self.offered = OfferedStates()
+        self._packed = PackedStates(self.model, processor, family) if family else None
         self._features: dict[str, torch.Tensor] = {}
 
     @contextmanager
@@ -83,10 +90,8 @@ class ReferencePolicy:
 
     def _keep_features(self, inputs: dict[str, ImageInputs]) -> None:
         if inputs:
-            means = [
-                hidden.flatten(0, -2).mean(0)
-                for hidden, _ in encode_images(self.model, [*inputs.values()])
-            ]
+            encoded = encode_images(self.model, [*inputs.values()])
+            means = [hidden.flatten(0, -2).mean(0) for hidden, _ in encoded]
             self._features.update(zip(inputs, (m.float() for m in means), strict=True))
 
     def caption_states(
@@ -105,14 +110,12 @@ class ReferencePolicy:
             completions = [self._tokenize(c) + eos for c in captions]
             prompts = [""] * len(completions)
         else:
-            chat = self._chat(self.prompt)
-            completions = [self._tokenize(self._answer(chat, c)) + eos for c in captions]
-            prompts = [chat] * len(completions)
+            completions = [self.token_ids(c) + eos for c in captions]
+            prompts = [self._chat(self.prompt)] * len(completions)
         means = []
         with self._as_before_training():
-            for hidden, ids in zip(
-                self._hidden(prompts, completions, images), completions, strict=True
-            ):
+            rows = hidden_states(*self._parts, prompts, completions, images, "image")
+            for hidden, ids in zip(rows, completions, strict=True):
                 states = hidden[-len(ids) :].float()
                 means.append((states if end or len(ids) == 1 else states[:-1]).mean(0))
         return torch.stack(means)
@@ -126,23 +129,54 @@ class ReferencePolicy:
         view: "image"; "masked", 60 % of it; "blank", its mean colour; "text", without images.
         Raises ValueError for another view, or where images and view do not fit together.
         """
-        if view not in (*VIEWS, "text"):
-            raise ValueError(f"view {view!r} is unknown: there are {', '.join(VIEWS)}, text")
-        if (images is None) != (view == "text"):
-            raise ValueError(
-                f"view {view!r} {'takes no' if images is not None else 'needs'} images"
-            )
-        chat = self._chat(self.prompt, image=images is not None)
-        completions = [self._tokenize(self._answer(chat, c)) for c in captions]
-        head, out = self.model.get_output_embeddings(), []
+        head = self.model.get_output_embeddings()
+
+        def read(hidden: torch.Tensor, ids: list[int]) -> torch.Tensor:
+            logp = head(hidden[:-1]).float().log_softmax(-1)
+            target = torch.tensor(ids, dtype=torch.long, device=logp.device)
+            return logp.gather(-1, target[:, None])[:, 0].cpu()
+
+        completions = [self.token_ids(c, image=images is not None) for c in captions]
+        return self.read_states(completions, images, view, read)
+
+    def read_states(
+        self,
+        completions: Sequence[list[int]],
+        images: Sequence[Image] | None,
+        view: str,
+        read: Callable[[torch.Tensor, list[int]], T],
+        packed: bool = False,
+    ) -> list[T]:
+        """read(hidden, ids) of each completion's T token ids behind the prompt; on no gradient.
+
+        hidden: (T + 1, D) last hidden states before each token, and behind the last one; packed:
+        captions of one image, the same object, may share its pass.
+        """
+        check_view(view, images)
+        offered = self.offered.find(images if view == "image" else None, completions)
+        rows = [row for row, states in enumerate(offered) if states is None]
+        chat, own = (
+            self._chat(self.prompt, image=images is not None),
+            [completions[r] for r in rows],
+        )
         with self._as_before_training():
-            states = self._hidden([chat] * len(completions), completions, images, view)
-            for hidden, ids in zip(states, completions, strict=True):
-                before = hidden[len(hidden) - len(ids) - 1 : -1]
-                logp = head(before).float().log_softmax(-1)
-                target = torch.tensor(ids, dtype=torch.long, device=logp.device)
-                out.append(logp.gather(-1, target[:, None])[:, 0].cpu())
-        return out
+            pictures = None if images is None else Picked(images, rows)
+            if packed and self._packed and pictures is not None and view == "image":
+                states = self._packed(chat, own, pictures)
+            else:
+                states = hidden_states(*self._parts, [chat] * len(rows), own, pictures, view)
+            both = (next(states) if given is None else given for given in offered)
+            pairs = zip(both, completions, strict=True)
+            return [read(hidden[len(hidden) - len(ids) - 1 :], ids) for hidden, ids in pairs]
+
+    @cached_property
+    def word_probs(self) -> WordCertainty:
+        """word_probs(captions, places, images, view): see `WordCertainty`."""
+        return WordCertainty(self, exact=False)
+
+    def token_ids(self, caption: str, image: bool = True) -> list[int]:
+        """The caption's token ids as they follow the prompt, without an end."""
+        return self._tokenize(self._answer(self._chat(self.prompt, image=image), caption))
 
     def tokens(self, caption: str) -> list[str]:
         """The text of each token that `log_probs` gives a number for; joined, the caption."""
@@ -188,8 +222,8 @@ class ReferencePolicy:
         chats = [self._chat(question) for question in questions]
         head, out = self.model.get_output_embeddings(), []
         with self._as_before_training():
-            states = self._hidden(chats, [[]] * len(chats), images, view)
-            for hidden, chat in zip(states, chats, strict=True):
+            rows = hidden_states(*self._parts, chats, [[]] * len(chats), images, view)
+            for hidden, chat in zip(rows, chats, strict=True):
                 logits = head(hidden[-1:]).float()[0]
                 yes, no = (logits[self._word_ids(chat, w)].logsumexp(0) for w in ANSWERS)
                 out.append((yes - no).sigmoid().cpu())
@@ -210,31 +244,6 @@ class ReferencePolicy:
 
     def _tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: what looks like a special token is none."""
-        tokenizer = self.processor.tokenizer
-        ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        special = {"add_special_tokens": False, "split_special_tokens": True}
+        ids: list[int] = self.processor.tokenizer(text, **special)["input_ids"]
         return ids
-
-    def _hidden(
-        self,
-        chats: Sequence[str],
-        completions: Sequence[list[int]],
-        images: Sequence[Image] | None,
-        view: str = "image",
-    ) -> Iterator[torch.Tensor]:
-        return hidden_states(self.model, self.processor, chats, completions, images, view)
-
-
-def answers_questions(source: str, processor: Any) -> bool:
-    """Whether a checkpoint says so: its name has "instruct" in it and it brings a chat template."""
-    fallbacks = [family.chat_template for family in FAMILIES.values()]
-    return "instruct" in Path(source).name.lower() and processor.chat_template not in fallbacks
-
-
-def content_key(model: Any, processor: Any) -> str:
-    """16 hexadecimal digits, others for other weights (but LoRA's) and processor settings."""
-    images = processor.image_processor.to_dict()
-    settings = json.dumps([processor.chat_template, images], sort_keys=True, default=str)
-    base = (item for item in model.named_parameters() if "lora_" not in item[0])
-    return weights_hash(base, settings)

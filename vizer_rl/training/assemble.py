@@ -35,7 +35,6 @@ from ..scoring.clip import Encoders
 from ..scoring.reference_policy import ReferencePolicy
 from ..scoring.reward_functions import Reward, RewardFunctions
 from . import downloads
-from .heldout_monitor import HeldoutMonitor
 from .reward_bank import check_ends, make_bank
 
 CACHE = Path("data/cache")
@@ -71,7 +70,7 @@ def make_rewards(run: Run) -> list[Reward]:
     return rewards
 
 
-def make_arguments(run: Run, rewards: list[Reward], wandb_mode: str, images: int) -> Any:
+def make_arguments(run: Run, rewards: list[Reward], images: int) -> Any:
     """TRL's config for this run; UserError where its settings do not fit together or the images."""
     try:
         args = trainer_arguments(
@@ -79,7 +78,8 @@ def make_arguments(run: Run, rewards: list[Reward], wandb_mode: str, images: int
             directory=run.directory,
             seed=run.seed,
             weights=[reward.weight for reward in rewards],
-            report_to=[] if wandb_mode == "off" else ["wandb"],
+            report_to=[name for name in run.tracking.report_to if name != "wandb"],  # that is ours
+            project=run.tracking.project,
             config=SETTINGS[run.algorithm],
         )
     except ValueError as error:
@@ -107,6 +107,10 @@ def load_components(
     transformers_logging.disable_progress_bar()
     policy = run.policy.model_dump(exclude={"instruct", "lora"})
     model, processor = load_policy(run.family, **policy)
+    engine = run.engine.model_dump()
+    vision_cache = build_vision_cache(
+        model, processor, run.family, **engine, args=args, report=report
+    )
     reference = ReferencePolicy(
         model,
         processor,
@@ -114,6 +118,7 @@ def load_components(
         prompt=run.data.prompt,
         instruct=run.policy.instruct,
         max_new_tokens=run.train["max_completion_length"],
+        family=vision_cache.family if vision_cache else None,
     )
     dtype = torch.float16 if torch.cuda.is_available() else torch.float32
     reward_functions = RewardFunctions(
@@ -124,10 +129,6 @@ def load_components(
         run.train["num_generations"],
         run.data.prompt,
         warn=warn,
-    )
-    engine = run.engine.model_dump()
-    vision_cache = build_vision_cache(
-        model, processor, run.family, **engine, args=args, report=report
     )
     return Components(model, processor, vision_cache, reference, reward_functions)
 
@@ -216,29 +217,3 @@ def make_trainer(
         components.vision_cache,
         alignment if args.alignment_coef else None,
     )
-
-
-def make_monitor(
-    run: Run,
-    components: Components,
-    parts: RunParts,
-    images: ImageFolder,
-    trainer: Any,
-) -> HeldoutMonitor:
-    """The held-out monitor of these images, which logs and is saved with the trainer."""
-    monitor = HeldoutMonitor(
-        images.ids,
-        LazyImages(images.load, images.ids),
-        run.data.prompt,
-        int(run.train["max_completion_length"]),
-        parts.heldout,
-        components.processor,
-        run.monitor.interval,
-        run.monitor.keep,
-        run.directory / "adapter",
-        components.vision_cache,
-        trainer.log_metric,
-        trainer.sharded,
-    )
-    trainer.holders["monitor"] = monitor
-    return monitor

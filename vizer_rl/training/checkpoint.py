@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from transformers import TrainerCallback
 
-from ..errors import UserError, user_message
+from ..errors import Fault, UserError, user_message
 from ..files import checkpoints, damage, write_text
 
 SECONDS = 600.0  # between two checkpoints, where train.save_steps come later than that
@@ -38,6 +39,20 @@ def newest_whole(directory: Path, report: Callable[[str], object]) -> Path:
 def step_of(checkpoint: Path) -> int:
     """The number of steps that a checkpoint has behind it."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def check_processes(checkpoint: Path, processes: int) -> None:
+    """UserError where a checkpoint is of another number of processes than now go on from it.
+
+    Each has its own random state and its share of a rollout, and a step takes as many images more.
+    """
+    before = len([*checkpoint.glob("state_*.pt")])
+    if processes != before:
+        raise UserError(
+            f"{checkpoint} is of a run of {before} process{'es' * (before > 1)}, this would be one "
+            f"of {processes}: start it on {before} (torchrun --nproc_per_node {before} -m vizer_rl "
+            "train …), or begin a new run under another name"
+        )
 
 
 class _Row(BaseModel):
@@ -105,17 +120,25 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def last_checkpoint_named(directory: Path) -> Iterator[None]:
-    """Inside, a fault that is no bug ends with what is left: the newest checkpoint, or none."""
+    """Inside, a fault that is no bug ends with the newest whole checkpoint and the way on."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if (message := user_message(error)) is None:
+        message = user_message(error)
+        if message is None or (isinstance(error, UserError) and not isinstance(error, Fault)):
             raise
-        newest = next(iter(checkpoints(directory)), None)
-        left = f"{newest} is intact: --resume goes on from it" if newest else "no checkpoint yet"
-        raise UserError(f"{message}; {left}") from error
+        raise UserError(f"{message}\n{way_on(directory)}") from error
+
+
+def way_on(directory: Path, overrides: str = "") -> str:
+    """The newest whole checkpoint and the command that goes on from it; else how to begin anew."""
+    file = shlex.quote(str(directory / "config.yaml"))
+    command = f"vizer-rl train {file} {overrides}".rstrip()
+    newest = next((folder for folder in checkpoints(directory) if not damage(folder)), None)
+    if newest is None:
+        return f"There is no checkpoint yet. Begin again with:\n  {command} --overwrite"
+    accept = " --accept-changes" if overrides else ""
+    return f"{newest} is intact. Go on from it with:\n  {command} --resume{accept}"
 
 
 def clear(directory: Path) -> None:

@@ -192,7 +192,7 @@ class MemoryModel:
 
 def workload(run: Run, processor: Any, image_token_id: int) -> tuple[Workload, Any]:
     """What a step of this run computes, and TRL's config of it."""
-    args = make_arguments(run, make_rewards(run), "off", 2**31)
+    args = make_arguments(run, make_rewards(run), 2**31)
     text = chat_text(processor, messages(run.data.prompt))
     image = Image.new("RGB", _largest_size(run, processor))
     (inputs,) = process_images(processor, [image], [text])

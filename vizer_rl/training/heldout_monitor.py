@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL.Image import Image
+from torch import Tensor
 from transformers import TrainerCallback
 
 from rewards import Encoder
 from rewards.lib.chunks import caption_cosines
 
-from ..files import add_checksums
+from ..data.lazy import LazyImages
+from ..errors import ImageError
+from ..files import replaced
 from ..policy import captioner
 from ..policy.shared_prefix.vision_cache import VisionCache
 
 SCORE_FILE = "heldout.json"  # beside the adapter that is kept: its score
+
+
+@dataclass(frozen=True)
+class HeldoutResult:
+    """An evaluation: the watched images, their greedy captions, how well they fit.
+
+    step: steps of the policy so far, 0 before training; cosines_N: (N,) of the held-out scorer;
+    score: their mean; kept: whether this step's adapter is the one that is kept now.
+    """
+
+    step: int
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    cosines_N: Tensor
+    score: float
+    kept: bool
 
 
 class HeldoutMonitor(TrainerCallback):
@@ -32,7 +51,7 @@ class HeldoutMonitor(TrainerCallback):
     def __init__(
         self,
         ids: Sequence[str],
-        images: Sequence[Image],
+        images: LazyImages,
         prompt: str,
         max_new_tokens: int,
         encoder: Encoder,
@@ -43,19 +62,26 @@ class HeldoutMonitor(TrainerCallback):
         vision_cache: VisionCache | None,
         log_metric: Callable[[str, float], None],
         sharded: bool = False,
+        lost: Callable[[str], bool] = lambda image_id: False,
+        on_evaluation: Sequence[Callable[[HeldoutResult], object]] = (),
     ) -> None:
-        """sharded: weights are spread over devices."""
+        """sharded: weights are spread over devices; lost: whether an image's file has changed;
+        on_evaluation: each gets each result.
+        """
+        self.lost = lost
         self.ids, self.images, self.prompt = list(ids), images, prompt
         self.max_new_tokens, self.encoder = max_new_tokens, encoder
         self.processor, self.interval, self.adapter = processor, interval, adapter
         self.keep, self.vision_cache, self.log_metric = keep, vision_cache, log_metric
         self.sharded, self.best = sharded, float("-inf")
+        self.on_evaluation = tuple(on_evaluation)
 
-    def evaluate(self, model: Any) -> float:
+    def evaluate(self, model: Any, step: int = 0) -> float:
         """Score the model as it is now; keep its adapter if none was better, or if `keep` is last.
 
-        Returns the mean cosine.
+        step: that the model is of. Returns the mean cosine.
         """
+        self._leave_out_lost()
         training = model.training
         model.eval()
         captions = [
@@ -72,26 +98,38 @@ class HeldoutMonitor(TrainerCallback):
         ]
         model.train(training)
         cosines = caption_cosines(self.encoder, self.ids, self.images, captions)
-        score = cosines.mean().item()
+        score = float(cosines.mean())
         self.log_metric("heldout/score", score)
         self.log_metric("heldout/words", sum(len(c.split()) for c in captions) / len(captions))
-        if score > self.best or self.keep == "last":
+        kept = score > self.best or self.keep == "last"
+        if kept:
             self.best = score
             self._keep_adapter(model, score)
-        return float(score)
+        ids, cosines_N = tuple(self.ids), cosines.detach().float().cpu()
+        result = HeldoutResult(step, ids, tuple(captions), cosines_N, score, kept)
+        for receive in self.on_evaluation:
+            receive(result)
+        return score
+
+    def _leave_out_lost(self) -> None:
+        """Go on with the images whose files are what they were; ImageError where none is."""
+        rows = [row for row, image_id in enumerate(self.ids) if not self.lost(image_id)]
+        if len(rows) == len(self.ids):
+            return
+        if not rows:
+            raise ImageError("Not one of the watched images is what it was at the start.")
+        warnings.warn(
+            f"{len(self.ids) - len(rows)} of {len(self.ids)} watched images have been deleted or "
+            "replaced (skipped.jsonl): the held-out score is of the others from here on",
+            stacklevel=2,
+        )
+        self.ids, self.images = [self.ids[row] for row in rows], self.images[rows]
 
     def _keep_adapter(self, model: Any, score: float) -> None:
-        """Put the adapter and its score in place of those kept, file by file, each whole."""
-        part = self.adapter.with_name(".adapter.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        model.save_pretrained(str(part), selected_adapters=["default"])  # no critic's
-        (part / SCORE_FILE).write_text(json.dumps({"score": score}))
-        add_checksums(part)
-        self.adapter.mkdir(exist_ok=True)
-        for path in sorted(part.iterdir()):
-            path.replace(self.adapter / path.name)
-        part.rmdir()
+        """Put the adapter and its score in place of those kept, as one folder."""
+        with replaced(self.adapter) as folder:
+            model.save_pretrained(str(folder), selected_adapters=["default"])  # no critic's
+            (folder / SCORE_FILE).write_text(json.dumps({"score": score}))
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -100,7 +138,11 @@ class HeldoutMonitor(TrainerCallback):
         self.best = state["best"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        last = state.global_step == state.max_steps
-        due = self.interval > 0 and state.global_step % self.interval == 0
-        if state.is_world_process_zero and (last or due):
-            self.evaluate(model)
+        if state.is_world_process_zero and is_due(state, self.interval):
+            self.evaluate(model, state.global_step)
+
+
+def is_due(state: Any, interval: int) -> bool:
+    """Whether the step of transformers' TrainerState is one that is evaluated."""
+    last = bool(state.global_step == state.max_steps)
+    return last or (interval > 0 and state.global_step % interval == 0)

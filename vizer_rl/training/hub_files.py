@@ -14,11 +14,13 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import ModelInfo
 from rich.table import Table
 
+from rewards.lib.text import ENGLISH
+
 from ..config.schema import Run
 from ..errors import UserError
 
 HUB_SECONDS = 10.0  # until the hub counts as out of reach
-SPACY = "en_core_web_sm"
+SPACY = ENGLISH[0]
 TEXTS = {".json", ".jinja", ".txt", ".model"}
 Choice = Callable[[Sequence[str]], list[str]]  # of a repository's files those that are needed
 
@@ -105,8 +107,8 @@ def survey(run: Run) -> list[FileSet]:
     sets = [_file_set(*part) for part in hub_parts(run)]
     taggers = [s.get("tagger") for s in run.rewards.values()]
     if "spacy" in taggers:
-        state = "here" if find_spec(SPACY) else "missing"
-        how = "the environment" if state == "here" else f"python -m spacy download {SPACY}"
+        state = "here" if any(map(find_spec, ENGLISH)) else "missing"
+        how = "the environment" if state == "here" else "pip install 'vizer_rl[grounding]'"
         sets.append(FileSet("tagger", SPACY, how, state, None))
     return sets
 

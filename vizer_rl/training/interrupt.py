@@ -42,6 +42,10 @@ class Interrupts(TrainerCallback):
             _set_random_state(self._random_state)
             self.trainer.save_interrupted(self._state)
             raise
+        except Exception:
+            if self.trainer.accelerator.num_processes > 1:
+                before[signal.SIGTERM] = signal.SIG_IGN  # a launcher's, before our last words
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

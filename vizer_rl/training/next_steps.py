@@ -27,7 +27,9 @@ def _wandb_step(run_directory: Path) -> list[Step]:
     """How to open the run on W&B or to bring it there; nothing where it was not tracked."""
     if (tracked := read_tracked(run_directory)) is None:
         return []
-    sync = f".venv/bin/wandb sync {shlex.quote(tracked.dir)}"
+    parts = sorted(run_directory.glob(f"wandb/offline-run-*-{tracked.id}"))  # one per resumption
+    folders = [str(part) for part in parts] or [tracked.dir]
+    sync = f".venv/bin/wandb sync {shlex.join(folders)}"
     return [("the curves on W&B", tracked.url or sync)]
 
 
@@ -35,6 +37,7 @@ def _after_scenes(family: str, name: str) -> list[Step]:
     """After a demo run on the drawn scenes: the user's own photo, reward and photos."""
     make = f"make train-{family}"
     return [
+        _controls_step(name),
         ("caption a photo", f".venv/bin/vizer-rl caption photo.jpg --run {name}"),
         (
             "a reward of your own, in rewards/my_reward.py",
@@ -56,11 +59,16 @@ def _after_own(run: Run, name: str) -> list[Step]:
             "go on for as long again",
             f".venv/bin/vizer-rl train {file} {_doubled(run.train)} --resume",
         ),
-        (
-            "compare it with the model before training, on the held-out images",
-            f".venv/bin/vizer-rl evaluate --run {name}",
-        ),
+        _controls_step(name),
     ]
+
+
+def _controls_step(name: str) -> Step:
+    """The rows that cost minutes, so that no training waits for them."""
+    return (
+        "is it better than prompts, best of 8 and captions as long, which need no training",
+        f".venv/bin/vizer-rl evaluate --run {name} --controls",
+    )
 
 
 def _doubled(train: dict[str, Any]) -> str:

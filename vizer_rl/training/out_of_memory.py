@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from ..config.schema import Run
 from ..errors import UserError
-from ..files import checkpoints
+from .checkpoint import way_on
 from .estimate import Machine, estimate
 from .fitting import change_lines, changes, memory_lines
 
@@ -63,17 +62,6 @@ def explanation(run: Run, phase: str, step: int) -> str:
         *(f"  {line}" for line in memory_lines(whole)),
         "What takes less:",
         *(f"  {line}" for line in change_lines(smaller, limit)),
-        way_on(run, override),
+        way_on(run.directory, override),
     ]
     return "\n".join(lines)
-
-
-def way_on(run: Run, overrides: str) -> str:
-    """The last complete checkpoint and the command that goes on from it; else how to begin anew."""
-    file = shlex.quote(str(run.directory / "config.yaml"))
-    command = f"vizer-rl train {file} {overrides}".rstrip()
-    newest = next(iter(checkpoints(run.directory)), None)
-    if newest is None:
-        return f"There is no checkpoint yet. Begin again with:\n  {command} --overwrite"
-    accept = " --accept-changes" if overrides else ""
-    return f"{newest} is intact. Go on from it with:\n  {command} --resume{accept}"

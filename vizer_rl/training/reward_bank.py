@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rewards import Bank
+from rewards.lib import disk_cache
 
 from ..data.lazy import LazyImages
 from ..data.sources import ImageFolder
 from ..errors import UserError
-from ..files import load_tensors
 from ..policy.captioner import Caption
 from ..policy.load import device
 from ..scoring.reward_functions import RewardFunctions
@@ -53,7 +54,7 @@ def make_bank(
     lazy_images = LazyImages(images.load, captioned, identity=images.identity)
     parts = [*key, device(), *captioned, *map(images.identity, captioned)]
     name = blake2b("\n".join(map(str, parts)).encode(), digest_size=8).hexdigest()
-    captions = _cached(cache / f"base-{name}.pt", lambda: sample(lazy_images))
+    captions = _cached(cache / f"base-{name}.captions", lambda: sample(lazy_images))
     texts, tokens = [c.text for c in captions], [c.ids for c in captions]
     batch = reward_functions.batch(captioned, lazy_images, texts, tokens)
     return Bank(ids, bank_images, batch, cache)
@@ -100,8 +101,8 @@ def check_ends(bank: Bank, max_completion_length: int) -> str:
 
 def _cached(path: Path, sample: Callable[[], list[Caption]]) -> list[Caption]:
     """Captions from the file or sampled now; the random state is then the same, to the bit."""
-    if path.exists():
-        stored = load_tensors(path)
+    if (content := disk_cache.read(path)) is not None:
+        stored = torch.load(BytesIO(content), weights_only=True)
         torch.set_rng_state(stored["cpu"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(stored["cuda"])
@@ -111,6 +112,7 @@ def _cached(path: Path, sample: Callable[[], list[Caption]]) -> list[Caption]:
     stored["cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         stored["cuda"] = torch.cuda.get_rng_state()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(stored, path)
+    buffer = BytesIO()
+    torch.save(stored, buffer)
+    disk_cache.write(path, buffer.getvalue())
     return captions

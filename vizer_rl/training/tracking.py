@@ -7,6 +7,7 @@ import math
 import netrc
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -16,8 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from ..errors import masked
-from ..files import read_json, write_text
+from ..files import append_text, read_json
 
 
 class Tracked(BaseModel):
@@ -57,64 +57,20 @@ def logged_in() -> bool:
         return False
 
 
-def start_wandb(mode: str, project: str, directory: Path, config: dict[str, Any]) -> str:
-    """Open the W&B run that transformers' integration then writes to; off: nothing.
-
-    A server that cannot be reached turns the run offline: returns a line that says so, else "".
-    """
-    if mode == "off":
-        return ""
-    import wandb
-
-    settings = wandb.Settings(
-        silent=True,
-        console="off",
-        init_timeout=30,
-        disable_git=True,  # an address of a remote may hold a password; the commit is recorded
-        disable_code=True,
-    )
-    before = read_tracked(directory)
-
-    def begin(mode: Any) -> Any:
-        return wandb.init(
-            project=project,
-            id=before.id if before else None,  # a run that goes on is the same run there
-            resume="allow",
-            name=directory.name,
-            dir=str(directory),
-            config=config,
-            mode=mode,
-            settings=settings,
-        )
-
-    warning = ""
-    try:
-        run = begin(mode)
-    except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
-        reason = masked(str(error).splitlines()[0])
-        warning = f"W&B cannot be reached ({reason}): this run is recorded offline\n"
-        run = begin("offline")
-        mode = "offline"
-    url = run.url if mode == "online" else None
-    about = {"mode": mode, "url": url, "dir": str(Path(run.dir).parent), "id": run.id}
-    write_text(directory / "wandb.json", json.dumps(about, indent=1))
-    return warning
-
-
-def finish_wandb(mode: str) -> None:
-    """Close the W&B run, if there is one."""
-    if mode != "off":
-        import wandb
-
-        wandb.finish()
-
-
 class Recorder(TrainerCallback):
     """Appends one object per logged step to metrics.jsonl and moves the progress bar."""
 
-    def __init__(self, directory: Path, console: Console, heldout: float | None) -> None:
-        """heldout: the held-out score before the first step, None where a run goes on."""
+    def __init__(
+        self,
+        directory: Path,
+        console: Console,
+        heldout: float | None,
+        on_row: Sequence[Callable[[dict[str, Any]], object]] = (),
+    ) -> None:
+        """heldout: the held-out score before the first step, None where a run goes on; on_row: each
+        gets each row."""
         self.path, self.console = directory / "metrics.jsonl", console
+        self.on_row = tuple(on_row)
         self.seconds, self.step_start = 0.0, 0.0
         self.reward, self.heldout = "–", "–" if heldout is None else f"{heldout:.3f}"
         self.progress = Progress(
@@ -145,8 +101,9 @@ class Recorder(TrainerCallback):
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()
         }
         row = {"step": state.global_step, **finite, "time/step": round(self.seconds, 4)}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_text(self.path, json.dumps(row) + "\n")
+        for receive in self.on_row:
+            receive(row)
         if "reward" in logs:  # a step of a later epoch has no new one
             self.reward = f"{logs['reward']:+.3f}"
         if "heldout/score" in logs:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from ..audit import audit
 from ..audit.report_console import show
+from ..config.recipe import asks_for
 from ..config.run_dir import (
     changed_environment,
     changed_settings,
@@ -23,11 +25,15 @@ from ..config.run_dir import (
 from ..config.schema import Run
 from ..data.sources import ImageFolder
 from ..evaluation import evaluate
+from ..evaluation.report.report import write_report
 from ..evaluation.tables import PlainConsole
-from . import assemble, next_steps, out_of_memory, tracking
+from ..files import whole
+from . import assemble, next_steps, out_of_memory, tracking, wandb_run, watch
+from .alarms import ALARMS_FILE, EVIDENCE_FILE
 from .checkpoint import (
     SaveInTime,
     check_changes,
+    check_processes,
     clear,
     cut_metrics,
     last_checkpoint_named,
@@ -49,18 +55,25 @@ def train(
     resume: from the newest whole checkpoint; accept_changes: also where the run is not the same any
     more. Raises Interrupted where a signal stopped it, with a checkpoint written.
     """
-    console, directory = PlainConsole(), run.directory
+    first = os.environ.get("RANK", "0") == "0"  # of several processes: the one that prints, writes
+    console, directory = PlainConsole(quiet=not first), run.directory
     console.print(run.name, style="bold", end="")
     console.print(f": {run.why_profile}")
+    if sentence := asks_for(run.recipe, run.rewards):
+        console.print(sentence)
     if run.profile == "full" and not torch.cuda.is_available():
         console.print("no CUDA device here: a real model takes minutes per step on a CPU")
     from_checkpoint = newest_whole(directory, console.print) if resume else None
     if resume:
         check_changes(changed_settings(directory, run), accept_changes, console.print)
-    rewards, images = assemble.make_rewards(run), image_sets(run, console)
-    wandb_mode = tracking.wandb_mode(run.tracking.wandb)
-    args = assemble.make_arguments(run, rewards, wandb_mode, len(images[0].ids))
-    first = args.process_index == 0  # of several devices: the one that writes
+    rewards, listing = assemble.make_rewards(run), directory / "skipped.jsonl"
+    parts = [replace(part, listing=listing) for part in image_sets(run, console)]
+    images = parts[0], parts[1], parts[2]
+    wanted = run.tracking.wandb if "wandb" in run.tracking.report_to else "off"
+    wandb_mode = tracking.wandb_mode(wanted)
+    args = assemble.make_arguments(run, rewards, len(images[0].ids))
+    if from_checkpoint:
+        check_processes(from_checkpoint, args.world_size)
     with locked(directory) if first else nullcontext():
         begin = Begin(console, first, wandb_mode, from_checkpoint, overwrite, accept_changes)
         _train(run, args, rewards, images, begin)
@@ -69,9 +82,13 @@ def train(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if first:
-            images[0].write_skipped(directory / "skipped.jsonl")
-            tracking.finish_wandb(wandb_mode)
-            evaluate.evaluate(directory)
+            try:
+                evaluate.evaluate(directory)
+                write_report([directory], console)
+                if wandb_mode != "off":
+                    watch.send_report(run, console.print)
+            finally:
+                console.print(wandb_run.finish_wandb(wandb_mode), end="", soft_wrap=True)
             next_steps.print_next_steps(run)
 
 
@@ -91,18 +108,24 @@ def _train(run: Run, args: Any, rewards: list[Any], images: ImageSets, begin: Be
     """Load all, make the run directory, train to the end or to an interrupt."""
     console, start, first = begin.console, time.monotonic(), begin.first
     train_images, watched, _ = images
-    warn = console.print if first else lambda sentence: None
-    components, parts = assemble.load_parts(run, args, rewards, train_images, console.print, warn)
+    report = console.print
+    components, parts = assemble.load_parts(run, args, rewards, train_images, report, report)
     if first:
         _begin_directory(run, components, images, begin)
         if run.monitor.audit and not begin.checkpoint:
             audit.short_audit(parts, console)
     trainer = assemble.make_trainer(run, components, args, train_images, console)
-    monitor = assemble.make_monitor(run, components, parts, watched, trainer)
+    logs: list[Any] = []  # to W&B
+    if first and begin.wandb_mode != "off":
+        logs = [watch.make_wandb_log(run, components, parts, watched, trainer, report)]
+    alarms = watch.make_alarms(run, parts, trainer, report, [log.alarm for log in logs])
+    receive = [alarms.take, *(log.evaluated for log in logs)]
+    monitor = watch.make_monitor(run, components, parts, watched, trainer, receive)
     score = monitor.evaluate(trainer.model) if first and not begin.checkpoint else None
-    recorder = tracking.Recorder(run.directory, console, score)
+    on_row = [log.row for log in logs]
+    recorder = tracking.Recorder(run.directory, console, score, on_row)
     interrupts = Interrupts(trainer, console.print)
-    for callback in (recorder, monitor, SaveInTime(), interrupts):
+    for callback in (*logs, recorder, monitor, alarms, SaveInTime(), interrupts):
         trainer.add_callback(callback)
     console.print(f"training starts after {time.monotonic() - start:.0f} s")
     try:
@@ -128,13 +151,18 @@ def _begin_directory(
     if begin.checkpoint:
         changes = changed_environment(directory, environment)
         check_changes(changes, begin.accept_changes, begin.console.print)
-        begin.console.print(cut_metrics(directory / "metrics.jsonl", begin.checkpoint), end="")
+        for file in ("metrics.jsonl", EVIDENCE_FILE, ALARMS_FILE):
+            begin.console.print(cut_metrics(directory / file, begin.checkpoint), end="")
+        if (adapter := whole(directory / "adapter")).is_dir():
+            adapter.rename(directory / "adapter")  # where its replacement was broken off
     elif begin.overwrite:
         clear(directory)
     write_run_dir(run, directory, train_images, heldout, environment)
     components.reward_functions.save(directory / "rewards")
-    settings, project = run.model_dump(mode="json"), run.tracking.project
-    warning = tracking.start_wandb(begin.wandb_mode, project, directory, settings)
+    settings = run.model_dump(mode="json") | {"environment": environment}
+    project = run.tracking.project
+    with wandb_run.wandb_folders(WANDB_CACHE_DIR=directory / "wandb" / "cache"):
+        warning = wandb_run.start_wandb(begin.wandb_mode, project, directory, settings)
     begin.console.print(warning, end="")
 
 
@@ -142,7 +170,7 @@ def audit_run(run: Run) -> str:
     """Load what training would load, audit it, print and write; the overall verdict."""
     console = PlainConsole() if PlainConsole().is_terminal else PlainConsole(width=100)
     rewards, (images, _, _) = assemble.make_rewards(run), image_sets(run, console)
-    args = assemble.make_arguments(run, rewards, "off", len(images.ids))
+    args = assemble.make_arguments(run, rewards, len(images.ids))
     _, parts = assemble.load_parts(run, args, rewards, images, console.print, console.print)
     result = audit.audit(parts)
     show(console, result)

@@ -28,13 +28,15 @@ class Rollout:
     """B rows of images and what they became.
 
     prompt_idx: (B,) index in `prompts` of each row, in the order in which they were sampled;
-    old_logps: (B, T) log-probs at sampling, where the trainer is going to ask for them.
+    old_logps: (B, T) log-probs at sampling, where the trainer is going to ask for them; states:
+    (B, T, D) last hidden states before each token, of the last pass over all rows.
     """
 
     rows: Sequence[dict[str, Any]]
     prompts: list[Prompt] = field(default_factory=list)
     prompt_idx: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     old_logps: Tensor | None = None
+    states: Tensor | None = None
 
     @property
     def images(self) -> list[Image]:
@@ -107,14 +109,17 @@ class Rollout:
         size: int | None = None,
     ) -> CaptionForward:
         """`caption_forward` of captions (B, T), `size` together; prompt_idx None: of all rows."""
-        prompt_idx = self.prompt_idx if prompt_idx is None else prompt_idx
-        chunks = [x.split(size or len(prompt_idx)) for x in (prompt_idx, ids, mask)]
+        idx = self.prompt_idx if prompt_idx is None else prompt_idx
+        chunks = [x.split(size or len(idx)) for x in (idx, ids, mask)]
         parts = [
             caption_forward(model, self.prompts, p.tolist(), i, m)
             for p, i, m in zip(*chunks, strict=True)
         ]
         columns = zip(*parts, strict=True)
-        return parts[0] if len(parts) == 1 else CaptionForward(*map(torch.cat, columns))
+        whole = parts[0] if len(parts) == 1 else CaptionForward(*map(torch.cat, columns))
+        if prompt_idx is None:
+            self.states = whole.hidden
+        return whole
 
     def tokens(self, mask: Tensor) -> tuple[int, int]:
         """Number of tokens with every prompt once, and with one row per caption (mask (B, T))."""

@@ -8,18 +8,18 @@ trainable tower the processor's output is kept instead, and every pass encodes t
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from PIL.Image import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rewards.lib import disk_cache
 from rewards.lib.images import image_hash
 
 from ..batches import batches
@@ -109,7 +109,7 @@ class VisionCache:
                 entries[key] = entry
                 self._put(key, entry)
                 if self.folder is not None and frozen:
-                    self._write(self.folder, key, entry)
+                    disk_cache.write(_path(self.folder, key), safetensors.torch.save(entry))
         return [entries[key] for key in keys]
 
     def hit_rate(self) -> float:
@@ -151,20 +151,14 @@ class VisionCache:
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        path = self.folder / f"{key}.safetensors" if self.folder is not None and frozen else None
-        if path is None or not path.is_file():
+        if self.folder is None or not frozen:
             return None
-        entry = load_file(path)
+        content = disk_cache.read(_path(self.folder, key))
+        if content is None:
+            return None
+        entry = safetensors.torch.load(content)
         self._put(key, entry)
         return entry
-
-    @staticmethod
-    def _write(folder: Path, key: str, entry: Entry) -> None:
-        """Put an entry on disk, whole or not at all: other runs may read it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{key}.{os.getpid()}.part"
-        save_file(entry, part)
-        part.replace(folder / f"{key}.safetensors")
 
     def _put(self, key: str, entry: Entry) -> None:
         self._entries[key] = entry
@@ -202,6 +196,10 @@ def _prompt(entry: Entry, device: torch.device) -> Prompt:
     features = entry.get("features")
     features = None if features is None else features.to(device, non_blocking=True)
     return Prompt(entry["ids"], entry["positions"], features, tower_inputs(entry, device))
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.features"
 
 
 def _size(entry: Entry) -> int:

@@ -1,0 +1,32 @@
+"""Recipes: one word in a run file that says how sure a caption has to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .schema import Recipe
+
+DIAL: dict[str, float] = {"faithful": 0.9, "balanced": 0.8, "descriptive": 0.65}
+WEIGHT = 2.0  # of certainty: about as much as all rewards of the default recipe together
+
+
+def add_recipe(settings: dict[str, Any]) -> None:
+    """Put what the recipe asks for under `rewards`, in place, where the file does not set it."""
+    recipe, rewards = settings.get("recipe"), settings.get("rewards")
+    if isinstance(recipe, str) and recipe in DIAL and isinstance(rewards, dict):
+        parameters = {"weight": WEIGHT, "at_least": DIAL[recipe]}
+        own = rewards.get("certainty", {})
+        rewards["certainty"] = {**parameters, **own} if isinstance(own, dict) else own
+
+
+def asks_for(recipe: Recipe | None, rewards: dict[str, dict[str, Any]]) -> str:
+    """The sentence on what the dial asks for; "" where no reward is the dial."""
+    settings = rewards.get("certainty", {})
+    if not settings.get("weight"):
+        return ""
+    p = float(settings.get("at_least", DIAL["balanced"]))
+    name = f"recipe {recipe}" if recipe else "rewards.certainty"
+    return (
+        f"{name}: a word is to be said where the base is right about it with a probability of "
+        f"{p:g} or more; a wrong word costs {p / (1 - p):.3g} times what a right one brings"
+    )

@@ -1,0 +1,248 @@
+"""Alarm rules: when the evidence of evaluations says that a reward is hacked or a policy collapses.
+
+Pure: evidence in, alarms out, so that other limits can be tried on what a run has written down. Why
+each rule, and how its limit was set: docs/alarms.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .evidence import Evidence
+
+MEMORY = 3  # evaluations that rules look back on
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where alarms begin; docs/alarms.md says what each is a measure of."""
+
+    drop_errors: float = 2.0
+    drop_spread: float = 0.1
+    fall_errors: float = 4.0
+    agreement: float = 0.0
+    reward_agreement: float = -0.1
+    distinct_2: float = 0.4
+    repeated_3grams: float = 0.2
+    flat_groups: float = 0.75
+    entropy: float = 0.2
+    shorter: float = 0.65
+    longer: float = 2.5
+    unended: float = 0.2
+    kl_per_caption: float = 20.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An alarm: its name, what to say of it, the value that passed its threshold."""
+
+    name: str
+    sentence: str
+    value: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What rules compare with: the first value of each sign, the best evaluation, the newest."""
+
+    first: Evidence
+    best: Evidence
+    recent: tuple[Evidence, ...]
+
+    @property
+    def now(self) -> Evidence:
+        return self.recent[-1]
+
+
+Rule = Callable[[History, Limits], Finding | None]
+
+
+def heldout_drop(h: History, limits: Limits) -> Finding | None:
+    """Below the best evaluation: twice in a row while the reward rises, or far below."""
+    last, now = (*h.recent[-2:], h.now)[:2]
+    fell = -now.below_best / h.best.spread if h.best.spread > 0 else 0.0
+    base = h.best if h.best.reward == h.best.reward else h.first
+    rose = (now.reward - base.reward) / base.reward_std if base.reward_std > 0 else 0.0
+    far, near = _errors_above(now), max(_errors_above(last), _errors_above(now))
+    twice = len(h.recent) > 1 and rose > 0 and near < -limits.drop_errors
+    if not (twice or far < -limits.fall_errors) or fell < limits.drop_spread:
+        return None
+    since = f"the held-out scorer fell {fell:.1f} sd since step {h.best.step}"
+    sentence = (
+        f"reward rose {rose:.1f} sd while {since}: likely reward hacking"
+        if rose > 0
+        else f"{since} and the reward did not rise: train.learning_rate may be too high"
+    )
+    value, limit = (near, limits.drop_errors) if twice else (far, limits.fall_errors)
+    return Finding("heldout_drop", sentence, value, -limit)
+
+
+def _errors_above(e: Evidence) -> float:
+    """The paired difference to the best in standard errors; 0 where there is none to compare."""
+    return e.below_best / e.below_best_se if e.below_best_se > 0 else 0.0
+
+
+def agreement(h: History, limits: Limits) -> Finding | None:
+    """Reward and held-out scorer do not rank the captions of an image alike, three times."""
+    values = [e.agreement for e in h.recent]
+    if len(values) < MEMORY or not all(value <= limits.agreement for value in values):
+        return None
+    return Finding(
+        "agreement",
+        "the reward does not rank the captions of an image as the held-out scorer does (rank "
+        f"correlation {_signed(values)} at {MEMORY} evaluations): it may reward what is not there",
+        max(values),
+        limits.agreement,
+    )
+
+
+def reward_agreement(h: History, limits: Limits) -> Finding | None:
+    """The content rewards contradict each other, three times."""
+    values = [e.reward_agreement for e in h.recent]
+    if len(values) < MEMORY or not all(value <= limits.reward_agreement for value in values):
+        return None
+    return Finding(
+        "reward_agreement",
+        "the rewards that judge what a caption says contradict each other (rank correlation "
+        f"{_signed(values)} at {MEMORY} evaluations): at least one of them is hacked or wrong",
+        max(values),
+        limits.reward_agreement,
+    )
+
+
+def distinct_2(h: History, limits: Limits) -> Finding | None:
+    """Captions of different images become the same."""
+    share = _ratio(h.now.distinct_2, h.first.distinct_2)
+    if not share < limits.distinct_2:
+        return None
+    sentence = (
+        f"captions of different images become alike: their distinct word pairs are {share:.0%} of "
+        "what they were before training"
+    )
+    return Finding("distinct_2", sentence, share, limits.distinct_2)
+
+
+def repeated_3grams(h: History, limits: Limits) -> Finding | None:
+    """Captions repeat themselves, more than before training."""
+    value, limit = h.now.repeated_3grams, limits.repeated_3grams + h.first.repeated_3grams
+    if not value > limit:
+        return None
+    sentence = f"captions repeat themselves: {value:.0%} of their three-word phrases come again"
+    return Finding("repeated_3grams", sentence, value, limit)
+
+
+def flat_groups(h: History, limits: Limits) -> Finding | None:
+    """Groups without spread, at two evaluations in a row."""
+    share = min(e.flat_groups for e in h.recent[-2:])
+    if len(h.recent) < 2 or not share > limits.flat_groups:
+        return None
+    sentence = (
+        f"{share:.0%} of the groups have no spread in their reward: there is next to nothing to "
+        "learn from them"
+    )
+    return Finding("flat_groups", sentence, share, limits.flat_groups)
+
+
+def entropy(h: History, limits: Limits) -> Finding | None:
+    """Entropy far below that of the first rollouts."""
+    share = _ratio(h.now.entropy, h.first.entropy)
+    if not share < limits.entropy:
+        return None
+    sentence = f"entropy is {share:.0%} of what it was at first: the policy explores no more"
+    return Finding("entropy", sentence, share, limits.entropy)
+
+
+def length(h: History, limits: Limits) -> Finding | None:
+    """Captions much shorter or longer than before training."""
+    share = _ratio(h.now.words, h.first.words)
+    if limits.shorter <= share <= limits.longer or share != share:
+        return None
+    limit = limits.shorter if share < 1 else limits.longer
+    words = f"{h.now.words:.1f} words, before training {h.first.words:.1f}"
+    sentence = f"captions drift in length: {words}; a reward may pay for length alone"
+    return Finding("length", sentence, share, limit)
+
+
+def unended(h: History, limits: Limits) -> Finding | None:
+    """Completions that come to no end, more than at first."""
+    value, limit = h.now.unended, limits.unended + h.first.unended
+    if not value > limit:
+        return None
+    sentence = (
+        f"{value:.0%} of the completions come to no end before train.max_completion_length, at "
+        f"first {h.first.unended:.0%}"
+    )
+    return Finding("unended", sentence, value, limit)
+
+
+def kl_per_caption(h: History, limits: Limits) -> Finding | None:
+    """The policy is far from the reference, over a whole caption."""
+    value = h.now.kl_per_caption
+    if not value > limits.kl_per_caption:
+        return None
+    sentence = f"the policy is {value:.0f} nats per caption from the base: train.beta may be low"
+    return Finding("kl_per_caption", sentence, value, limits.kl_per_caption)
+
+
+RULES: tuple[Rule, ...] = (
+    heldout_drop,
+    agreement,
+    reward_agreement,
+    distinct_2,
+    repeated_3grams,
+    flat_groups,
+    entropy,
+    length,
+    unended,
+    kl_per_caption,
+)
+
+
+class Judge:
+    """Takes in the evidence of each evaluation, gives the alarms that are new.
+
+    An alarm is given when its rule begins to hold, and again only after it has ceased to.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._history: History | None = None
+        self._active: set[str] = set()
+
+    def take(self, evidence: Evidence) -> list[Finding]:
+        """The alarms that this evaluation raises."""
+        self._history = h = _extended(self._history, evidence)
+        findings = [f for rule in RULES if (f := rule(h, self.limits)) is not None]
+        new = [finding for finding in findings if finding.name not in self._active]
+        self._active = {finding.name for finding in findings}
+        return new
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self._history and asdict(self._history), "active": sorted(self._active)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        parts = dict(state["history"] or {})
+        recent = tuple(Evidence(**e) for e in parts.pop("recent", ()))
+        named = {name: Evidence(**e) for name, e in parts.items()}
+        self._history = History(**named, recent=recent) if recent else None
+        self._active = set(state["active"])
+
+
+def _extended(history: History | None, e: Evidence) -> History:
+    """The history with one more evaluation."""
+    if history is None:
+        return History(e, e, (e,))
+    first = {k: v if v == v else getattr(e, k) for k, v in asdict(history.first).items()}
+    best = e if e.score > history.best.score else history.best
+    return History(Evidence(**first), best, (*history.recent, e)[-MEMORY:])
+
+
+def _ratio(now: float, before: float) -> float:
+    return now / before if before > 0 else float("nan")
+
+
+def _signed(values: list[float]) -> str:
+    return ", ".join(f"{value:+.2f}" for value in values)
