@@ -1,13 +1,17 @@
 # Entry points: `make` lists targets and variables. Works with GNU make 3.81, which macOS ships.
-.PHONY: help train-smolvlm train-qwen2vl scenes-assets test test-slow test-faults check bench paper setup
+.PHONY: help train-smolvlm train-qwen2vl caption scenes-assets test test-slow test-faults check bench paper setup
 .DEFAULT_GOAL := help
 
-#: IMAGES=   a folder of images                   (data.images; default: the scenes that ship)
-#: MODEL=    a checkpoint: hub name or folder     (policy.model)
+#: IMAGES=   folder, glob, archive, table, hf:NAME (data.images; docs/images.md; default: scenes)
+#: MODEL=    a checkpoint: hub name or folder     (policy.model; HuggingFaceTB/SmolVLM-256M-Base is small)
 #: PROFILE=  auto, scenes or full                 (profile; auto is full where there is CUDA)
 #: NAME=     the run is runs/NAME                 (name; unset: the run file's, overwritten each time)
 #: SEED=     random seed, from 0                  (seed)
+#: RUN=      make caption: the run that captions, runs/RUN
+#: OUT=      make caption: sidecar (default), jsonl, csv, parquet or metadata.jsonl
 #: SWEEP=    lr: 100 steps at a third, the whole and three times the rate (train --sweep; resumes)
+#: DEVICES=  so many devices of this machine    (train --devices; docs/scale.md)
+#: ACCELERATE= a file of experiments/accelerate: fsdp2, zero2, zero3 (default: DDP; train --accelerate)
 #: ARGS=     any other settings: ARGS="train.max_steps=20 policy.lora.r=8"
 #: FLAGS=    flags of vizer-rl: FLAGS=--resume
 #: CASES=    make bench: embedded, shaped, scaling, real or one case (default: all that can run here)
@@ -31,7 +35,10 @@ OVERRIDES = $(call setting,data.images,$(IMAGES))$(call setting,policy.model,$(M
 # is a demo, which is overwritten so that `make train-smolvlm` works twice in a row, but not where it
 # was stopped on its way. A sweep goes on where it was stopped.
 NAMED = $(strip $(NAME)$(SWEEP)$(filter name=%,$(ARGS))$(FLAGS))
-RUN_FLAGS = $(if $(SWEEP),--sweep $(call quote,$(SWEEP)) )$(if $(NAMED),$(FLAGS),--overwrite-finished)
+LAUNCH = $(call path,--devices,$(DEVICES))$(call path,--accelerate,$(ACCELERATE))
+RUN_FLAGS = $(LAUNCH)$(if $(SWEEP),--sweep $(call quote,$(SWEEP)) )$(if $(NAMED),$(FLAGS),--overwrite-finished)
+# The small models have settings of their own.
+SMOLVLM = $(if $(findstring 256M,$(MODEL))$(findstring 500M,$(MODEL)),smolvlm-256m,smolvlm)
 OFFLINE = HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
 help: ## list targets and variables
@@ -40,10 +47,15 @@ help: ## list targets and variables
 	@sed -n 's/^#: /  /p' Makefile
 
 train-smolvlm: setup ## train SmolVLM to caption your images without labels
-	.venv/bin/vizer-rl train experiments/smolvlm.yaml $(OVERRIDES) $(RUN_FLAGS)
+	.venv/bin/vizer-rl train experiments/$(SMOLVLM).yaml $(OVERRIDES) $(RUN_FLAGS)
 
 train-qwen2vl: setup ## the same for Qwen2-VL
 	.venv/bin/vizer-rl train experiments/qwen2vl.yaml $(OVERRIDES) $(RUN_FLAGS)
+
+caption: setup ## caption IMAGES= by RUN= or MODEL=: a text file beside each
+	.venv/bin/vizer-rl caption $(if $(strip $(IMAGES)),$(call quote,$(IMAGES)) )$(\
+	)$(call path,--run,$(RUN))$(call path,--model,$(MODEL))$(\
+	)--out $(call quote,$(if $(strip $(OUT)),$(OUT),sidecar)) $(FLAGS)
 
 test: setup ## fast tests, offline, on two CPU cores
 	$(OFFLINE) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

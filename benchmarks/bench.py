@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from benchmarks import plot, policies
 from benchmarks.side import Case, Side
-from vizer_rl.policy.families import FAMILIES
+from vizer_rl.assets import POLICIES
 
 RESULTS = Path(__file__).parent / "results"
 SIDES = ("ours", "trl")
@@ -52,7 +52,7 @@ def cases() -> dict[str, list[Case]]:
 
     own = [
         Case(f"embedded-{f}", f, partial(policies.embedded, f), images=8, words=0, steps=20)
-        for f in FAMILIES
+        for f in POLICIES
     ]
     shaped = [
         Case("shaped-smolvlm", "smolvlm", small(2)),

@@ -28,7 +28,7 @@ from vizer_rl.data.sources import ImageFolder
 from vizer_rl.evaluation.metrics import scene_facts
 from vizer_rl.files import checkpoints
 from vizer_rl.policy import captioner, load
-from vizer_rl.policy.shared_prefix.vision_cache import build_vision_cache
+from vizer_rl.policy.shared_prefix.obstacles import build_vision_cache
 from vizer_rl.training.alarm_rules import RULES, Judge, Limits
 from vizer_rl.training.evidence import Evidence
 

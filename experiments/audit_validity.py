@@ -1,4 +1,4 @@
-"""Is the audit valid? Its verdict on fourteen set-ups against what RL did to the truth.
+"""Is the audit valid? Its verdict on sixteen set-ups against what RL did to the truth.
 
     .venv/bin/python -m experiments.audit_validity [--only NAME …] [--family NAME]
         [--seeds 0 …] [--table]
@@ -29,7 +29,7 @@ from vizer_rl.scoring.clip import OpenClip
 
 HERE, BUILT = Path(__file__).parent, Path("data/audit_validity")
 REWARDS = str(HERE / "audit_validity_rewards")
-LONGER = f"{REWARDS}/longer.py"
+BIASED, LONGER = f"{REWARDS}/biased.py", f"{REWARDS}/longer.py"
 DEFAULT = tuple(read_yaml(HERE / "smolvlm.yaml")["rewards"])  # qwen2vl.yaml has the same
 CONNECTOR = {"smolvlm": "model.connector", "qwen2vl": "model.visual.merger"}
 MIN_CHANGE = 0.02  # F1; a change that is smaller, or whose interval holds 0, is none
@@ -119,6 +119,10 @@ GUARDS = ("repetition", "length")
 SETUPS = {
     "default": Setup("the default recipe"),
     "clip": Setup("CLIP cosine alone", tuple(only("clip_similarity"))),
+    "bites": Setup(
+        "CLIP cosine alone, 300 steps", (*only("clip_similarity"), "train.max_steps=300")
+    ),
+    "biased": Setup("CLIP cosine with favourite words", tuple(only(BIASED))),
     "retrieval": Setup("self_retrieval and guards", tuple(only("self_retrieval", *GUARDS))),
     "random": Setup("random reward", tuple(only("random"))),
     "shuffled": Setup("CLIP cosine, wrong image", tuple(only(f"{REWARDS}/shuffled_image.py"))),

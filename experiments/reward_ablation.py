@@ -11,6 +11,7 @@ not the one that the held-out scorer likes best: that choice would hide what a r
 
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from experiments import runner
 
@@ -66,7 +67,7 @@ def audit_table(family: str) -> str:
     for name in [*audit["rewards"], "sum"]:
         wins = [attack["wins"][name] for attack in attacks.values()]
         truth = audit["truth"]["within"].get(name)
-        cells = [name, *("" if win is None else f"{win['value']:.2f}" for win in wins)]
+        cells = [name, *map(win_cell, wins)]
         cells.append("" if truth is None else f"{truth['value']:+.2f}")
         if name == "sum":
             cells += ["", ""]
@@ -76,6 +77,14 @@ def audit_table(family: str) -> str:
         rows.append(cells)
     head = [f"{family}: reward", *attacks, "truth, within image", "ms a caption", "of the step"]
     return runner.markdown(head, rows)
+
+
+def win_cell(picks: dict[str, Any] | None) -> str:
+    """How often the original won and, behind a =, tied."""
+    if picks is None:
+        return ""
+    tied = picks.get("tied", 0.0)  # runs of before have none
+    return f"{picks['value']:.2f}" + (f" ={tied:.2f}" if tied >= 0.005 else "")
 
 
 def rl_table(family: str, seeds: list[int]) -> str:

@@ -14,6 +14,8 @@ What a class may declare, and what holds where it does not:
     gates = False              True: no content reward judges a caption it scores below 0, which
                                ranks below all others of its group
     step                       differences below it are noise
+    opening                    text with which captions are to begin, a trigger word: it is put in
+                               front of completions; other rewards do not read it
     prepare(bank)              called before training, for instance to calibrate on the bank; may
                                return a sentence for the user: what it does otherwise than set
     save(folder)               called after prepare: write what was learnt to the run directory
@@ -108,6 +110,9 @@ class ReferencePolicy(Protocol):
 
     def tokens(self, caption: str) -> list[str]:
         """The text of each of those T_i tokens."""
+
+    def token_ids(self, caption: str, image: bool = True) -> list[int]:
+        """Their ids, as they follow the prompt with its image or without."""
 
     def word_probs(
         self,

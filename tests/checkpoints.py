@@ -132,6 +132,40 @@ def smolvlm_base_config(edge, **text):
     )
 
 
+SMALL = {  # SmolLM2-135M and -360M behind SigLIP base: widths, depth, heads, those of keys
+    "256M": (576, 1536, 30, 9, 3),
+    "500M": (960, 2560, 32, 15, 5),
+}
+
+
+def smolvlm_small_config(size):
+    """The config of SmolVLM-256M or -500M: an image is one tile of 512 pixels, 64 tokens."""
+    names = "hidden_size intermediate_size num_hidden_layers num_attention_heads"
+    names = [*names.split(), "num_key_value_heads"]
+    return Idefics3Config(
+        image_token_id=SMOLVLM_WORDS + ADDED.index("<image>"),
+        pad_token_id=2,
+        scale_factor=4,
+        tie_word_embeddings=False,
+        text_config={
+            "model_type": "llama",
+            "vocab_size": 49280,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": False,
+            "eos_token_id": 0,
+            **dict(zip(names, SMALL[size], strict=True)),
+        },
+        vision_config={
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "patch_size": 16,
+            "image_size": 512,
+        },
+    )
+
+
 def granite_tokenizer():
     """A tokenizer with SmolVLM-Base's ids: the first merges of Granite's stand for SmolLM2's."""
     source = PROCESSORS / FOLDERS["smolvlm"]

@@ -111,7 +111,7 @@ def make_run(directory, images, count=30, gain=0.1, seed=0):
             "images": 16,
             "rewards": {"self_retrieval": 1.0},
             "verdict": {"overall": "warn", "lines": audit_lines},
-            "attacks": {"shuffled words": {"about": "", "wins": {"sum": rate}}},
+            "attacks": {"shuffled words": {"about": "", "wins": {"sum": rate | {"tied": 0.07}}}},
         },
         "wandb.json": {"mode": "offline", "url": None, "dir": "runs/x/wandb/y", "id": "y"},
     }

@@ -21,7 +21,7 @@ from vizer_rl.errors import ImageError, UserError
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["train", "audit", "rewards", "score", "caption", "evaluate", "report", "compare"]
-COMMANDS += ["scorer", "doctor"]
+COMMANDS += ["scorer", "doctor", "export"]
 SMOLVLM = str(ROOT / "experiments/smolvlm.yaml")
 
 
@@ -118,7 +118,8 @@ def test_an_audit_that_fails_exits_with_1_only_if_strict(monkeypatch):
         ("fail", ["--strict"], 1),
         ("warn", ["--strict"], 0),
     ]:
-        monkeypatch.setattr(vizer_rl.training.train, "audit_run", lambda _, v=verdict: v)
+        result = {"verdict": {"overall": verdict}}
+        monkeypatch.setattr(vizer_rl.training.train, "audit_run", lambda _, r=result: r)
         assert cli.main(["audit", SMOLVLM, "profile=scenes", *flags]) == code
 
 
@@ -167,7 +168,7 @@ def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch
     assert cli.main(["caption", "--run", "x", "a.png", "b.png"]) == 0
     assert cli.main(["evaluate", "--run", "runs/x"]) == 0
     assert calls == [
-        (Path("runs/x"), [Path("a.png"), Path("b.png")]),
+        (Path("runs/x"), ["a.png", "b.png"]),
         (Path("runs/x"), None, (), (), None, None),
     ]
 
@@ -219,11 +220,36 @@ def test_a_full_disk_is_a_sentence(called, capsys):
     assert "the disk takes no more" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_130_and_says_how_to_go_on(called, capsys):
+@pytest.mark.parametrize("flag", ["--overwrite", "--overwrite-finished"])
+def test_ctrl_c_is_130_and_says_how_to_go_on(called, capsys, flag):
     called["raises"] = KeyboardInterrupt()
-    assert cli.main(["train", SMOLVLM, "name=x", "--overwrite"]) == 130
+    assert cli.main(["train", SMOLVLM, "name=x", flag]) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"vizer_rl: stopped; go on with: vizer-rl train {SMOLVLM} name=x --resume"
+
+
+def test_only_captions_into_files_go_on_with_the_same_command(capsys, monkeypatch):
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    for words, hint in [
+        (["export", "--run", "x", "--to", "adapter", "--out", "y"], ""),
+        (["caption", "a.png", "--run", "x"], ""),
+        (["caption", "a.png", "--run", "x", "--out", "csv"], "; the same command goes on"),
+    ]:
+        monkeypatch.setitem(cli.COMMANDS, words[0], stopped)
+        assert cli.main(words) == 130
+        assert capsys.readouterr().err == f"\nvizer_rl: stopped{hint}\n"
+
+
+def test_a_stopped_run_goes_on_though_a_finished_one_would_be_overwritten(called, capsys):
+    words = ["train", SMOLVLM, "name=x", "--overwrite-finished", "--resume"]
+    Path("runs/x/checkpoint-2").mkdir(parents=True)
+    assert cli.main(words) == 0
+    assert (called["resume"], called["overwrite"]) == (True, False)
+    Path("runs/x/eval.json").touch()
+    assert cli.main(words) == 2
+    assert "exclude each other" in capsys.readouterr().err
 
 
 def test_rewards_lists_one_line_each_that_says_what_it_is(capsys):

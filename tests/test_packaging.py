@@ -1,17 +1,22 @@
-"""The way in: what the lock promises, what the make targets run, how set-up says no."""
+"""The way in: lock, make targets, how set-up says no; the wheel, and the run that it trains."""
 
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
+
+from .conftest import TINY
 
 ROOT = Path(__file__).parent.parent
 LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
@@ -24,6 +29,7 @@ ENV = {
     for k, v in os.environ.items()
     if not k.startswith("MAKE")
     and k not in {"MFLAGS", "IMAGES", "MODEL", "PROFILE", "NAME", "SEED", "ARGS", "FLAGS", "PYTHON"}
+    and k not in {"DEVICES", "ACCELERATE"}
 }
 MACHINES = [
     {
@@ -130,6 +136,11 @@ def test_variables_become_settings_of_the_run(model):
         (["ARGS=name=x"], ["name=x"]),
         (["FLAGS=--resume"], ["--resume"]),
         (["SWEEP=lr"], ["--sweep", "lr"]),
+        (["DEVICES=4"], ["--devices", "4", "--overwrite-finished"]),
+        (
+            ["DEVICES=0", "NAME=x", "ACCELERATE=a b"],
+            ["name=x", "--devices", "0", "--accelerate", "a b"],
+        ),
         (["SWEEP=l r", "NAME=x", "FLAGS=--overwrite"], ["name=x", "--sweep", "l r", "--overwrite"]),
     ],
 )
@@ -137,12 +148,30 @@ def test_only_the_unnamed_demo_is_overwritten(given, flags):
     assert make_n("train-smolvlm", *given)[3:] == flags
 
 
+def test_a_folder_of_images_is_captioned_by_a_run_or_a_model():
+    command, folder = [".venv/bin/vizer-rl", "caption"], "my  photos, 'best'"
+    run = make_n("caption", "RUN=x y", f"IMAGES={folder}", "FLAGS=--doubtful z.jsonl")
+    assert run[:5] == [*command, folder, "--run", "x y"]
+    assert run[5:] == ["--out", "sidecar", "--doubtful", "z.jsonl"]
+    model = make_n("caption", "MODEL=org/m", "IMAGES=a", "OUT=csv")
+    assert model == [*command, "a", "--model", "org/m", "--out", "csv"]
+    assert make_n("caption") == [*command, "--out", "sidecar"]  # refused: there is no default
+
+
 def test_every_other_target_does_its_own_set_up():
     assert make_n("test")[-9:-5] == [".venv/bin/python", "-m", "pytest", "-q"]
     assert make_n("test-slow")[-4:] == ["pytest", "-q", "-m", "slow"]
     assert make_n("check")[-3:] == ["mypy", "vizer_rl", "rewards"]
     assert make_n("scenes-assets") == [".venv/bin/python", "-m", "experiments.embedded.build"]
-    for target in ["train-smolvlm", "train-qwen2vl", "test", "test-slow", "check", "scenes-assets"]:
+    for target in [
+        "train-smolvlm",
+        "caption",
+        "train-qwen2vl",
+        "test",
+        "test-slow",
+        "check",
+        "scenes-assets",
+    ]:
         result = subprocess.run(
             ["make", "-n", target], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True
         )
@@ -157,11 +186,96 @@ def test_the_wheel_holds_every_file_of_the_package_that_is_not_python():
     assert others <= packed
 
 
+def modules(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*.py")}
+
+
+def test_the_wheel_holds_every_python_file_of_package_and_rewards():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = find_packages(str(ROOT), include=setuptools["packages"]["find"]["include"])
+    folders = {p.replace(".", "/") for p in packages}
+    files = {f"{top}/{file}" for top in ("vizer_rl", "rewards") for file in modules(ROOT / top)}
+    assert {file.rpartition("/")[0] for file in files} == folders
+
+
+def test_the_run_files_ship_with_the_package():
+    shipped = ROOT / "vizer_rl/assets/run_files"
+    for path in (ROOT / "experiments").glob("*.yaml"):
+        link = shipped / path.name
+        assert link.is_file(), f"ln -s ../../../experiments/{path.name} {link}"
+        assert link.resolve() == path.resolve()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The package from the wheel of its source distribution, where no repository is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source, site = folder / "source", folder / "site"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("vizer_rl", "rewards", "experiments"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = "import setuptools.build_meta as b; b.build_sdist('..')"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    for command, place in [
+        ([sys.executable, "-c", build], source),
+        ([*pip, "wheel", "--no-deps", "--no-build-isolation", "vizer_rl-0.1.0.tar.gz"], folder),
+    ]:
+        done = subprocess.run(command, cwd=place, env=ENV, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    shutil.rmtree(source)
+    (wheel,) = folder.glob("*.whl")
+    command = [*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    subprocess.run(command, check=True, env=ENV, capture_output=True)
+    return wheel, site
+
+
+def site_files(site: Path) -> dict[str, int]:
+    """Every file of an installation but what Python compiles, with the time of its change."""
+    files = (p for p in site.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {p.relative_to(site).as_posix(): p.stat().st_mtime_ns for p in files}
+
+
+@pytest.mark.slow
+def test_a_wheel_trains_where_no_repository_is_and_writes_where_the_user_is(installed, tmp_path):
+    wheel, site = installed
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    assert {n.split("/")[0] for n in names} == {"vizer_rl", "rewards"}
+    for top in ("vizer_rl", "rewards"):
+        assert {f"{top}/{file}" for file in modules(ROOT / top)} <= names
+    files = (p for p in (ROOT / "vizer_rl/assets").rglob("*") if p.is_file())
+    assert {p.relative_to(ROOT).as_posix() for p in files if p.suffix != ".pyc"} <= names
+    before = site_files(site)
+    home = tmp_path / "home"
+    env = {k: v for k, v in ENV.items() if k not in ("PYTHONHOME", "XDG_CACHE_HOME")}
+    env |= {"PYTHONPATH": str(site), "HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    env |= {"PYTHONDONTWRITEBYTECODE": "1"}
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def call(*command: str) -> str:
+        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    where = call(sys.executable, "-c", "import vizer_rl, rewards; print(vizer_rl.__file__)")
+    assert Path(where.strip()).is_relative_to(site)
+    words = [*TINY, "name=wheel", "monitor.keep=last"]
+    call(str(site / "bin/vizer-rl"), "train", "smolvlm.yaml", *words)
+    assert (place / "runs/wheel/eval.json").is_file()
+    assert {p.name for p in place.iterdir()} == {"runs", "data"}
+    export = ["export", "--run", "wheel", "--to", "merged", "--out", "model"]
+    call(sys.executable, "-m", "vizer_rl", *export)
+    assert (place / "model/model.safetensors").is_file()
+    assert site_files(site) == before, "the installation was written to"
+
+
 def test_help_lists_every_target_and_variable():
     result = subprocess.run(["make"], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True)
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
-    for word in [*phony, "IMAGES=", "MODEL=", "PROFILE=", "NAME=", "SEED=", "SWEEP=", "ARGS="]:
+    for word in [*phony, "IMAGES=", "MODEL=", "PROFILE=", "NAME=", "SEED=", "SWEEP=", "DEVICES="]:
         assert word in result.stdout
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import parse
+from .arguments import launched_words, parse
 from .errors import (
+    ConfigError,
     Interrupted,
     UserError,
     masked,
@@ -24,6 +25,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .config.schema import Run
+
+OF_START = ("--overwrite", "--overwrite-finished", "--resume")  # how a training starts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[args.command](args) or 0
     except KeyboardInterrupt as stop:
-        command = shlex.join([word for word in words if word not in ("--overwrite", "--resume")])
+        command = shlex.join([word for word in words if word not in OF_START])
         resume = f"; go on with: vizer-rl {command} --resume" if words[0] == "train" else ""
+        again = args.command == "caption" and args.out
+        resume = "; the same command goes on" if again else resume
+        if "RANK" in os.environ and words[0] == "train":
+            from .training.launch import devices_flag
+
+            resume += devices_flag()
         if os.environ.get("RANK", "0") == "0":  # of several processes one says so for all
             print(f"\nvizer_rl: stopped{resume}", file=sys.stderr)
         return stop.code if isinstance(stop, Interrupted) else 130
@@ -50,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = user_message(error)
         if message is None:
             raise
+        if isinstance(error, ConfigError) and os.environ.get("RANK", "0") != "0":
+            return 2  # the first process says it: all read the same run file
         lines = "\n".join(map(printable, masked(message).split("\n")))
         print(f"vizer_rl: {lines}", file=sys.stderr)
         return 2
@@ -71,26 +82,35 @@ def _run_directory(name: str) -> Path:
     return directory
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train(args: argparse.Namespace) -> int | None:
     # A sweep goes on by itself and checks the directories of its runs.
     both = args.resume and args.overwrite
     overwrite = "finished" if args.overwrite_finished else args.overwrite
     run = _load_run(args, *(() if args.sweep and not both else (args.resume, overwrite)))
+    if args.devices is not None or args.accelerate is not None:
+        from .training.launch import launch, processes
+
+        count = processes(args.devices, args.accelerate)
+        if count > 1 or args.accelerate is not None:
+            return launch(launched_words(args), count, args.accelerate)
     if args.sweep:
         from .training.sweep import sweep
 
-        return sweep(run, overwrite=bool(overwrite))
-    from .training.train import train
+        sweep(run, overwrite=bool(overwrite))
+        return None
+    from .api import train
 
-    changes = args.accept_changes
-    return train(run, resume=args.resume, overwrite=bool(overwrite), accept_changes=changes)
+    resume, changes = args.resume, args.accept_changes
+    anew = bool(overwrite) and not resume  # of a run that was stopped --overwrite-finished is void
+    train(run, resume=resume, overwrite=anew, accept_changes=changes)
+    return None
 
 
 def _audit(args: argparse.Namespace) -> int:
     run = _load_run(args)
-    from .training.train import audit_run
+    from .api import audit
 
-    return int(audit_run(run) == "fail" and args.strict)
+    return int(audit(run)["verdict"]["overall"] == "fail" and args.strict)
 
 
 def _rewards(_: argparse.Namespace) -> None:
@@ -115,10 +135,40 @@ def _scorer(args: argparse.Namespace) -> None:
 
 
 def _caption(args: argparse.Namespace) -> None:
-    directory = _run_directory(args.run)
-    from .evaluation.caption_images import caption
+    directory = _run_directory(args.run) if args.run else None
+    options = (args.out, args.best_of, args.scorer, args.prompt, args.max_tokens)
+    if directory and not any(options):
+        from .evaluation.caption_images import caption
 
-    caption(directory, args.images)
+        return caption(directory, args.images)
+    rewards = None
+    if args.rewards:
+        import torch
+
+        from .config.load import load_run
+
+        rewards = load_run(args.rewards, (), torch.cuda.is_available())
+    from .evaluation.captioning.caption_set import CaptionJob, caption_set
+    from .evaluation.captioning.show import show_captions
+    from .training.best_of import make_choose
+
+    job = CaptionJob(
+        sources=args.images,
+        run_directory=directory,
+        model=args.model or "",
+        form=args.out or "",
+        to=args.to,
+        base=args.base,
+        best_of=args.best_of or 1,
+        rewards=rewards,
+        certainty=args.certainty,
+        doubtful=args.doubtful,
+        overwrite=args.overwrite,
+        prompt=args.prompt or "",
+        max_tokens=args.max_tokens,
+        scorer=args.scorer or "",
+    )
+    return (caption_set if args.out else show_captions)(job, make_choose)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -132,6 +182,14 @@ def _evaluate(args: argparse.Namespace) -> None:
         controls = make_controls
     metrics = args.references or (), args.metrics or (), args.clip
     evaluate(directory, args.images, *metrics, controls)
+
+
+def _export(args: argparse.Namespace) -> None:
+    directory = _run_directory(args.run)
+    from .training.export import Target, export
+
+    target = Target(args.out.expanduser(), args.overwrite, args.repo, args.dry_run)
+    export(directory, args.to, target, args.images)
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -164,6 +222,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "score": _score,
     "caption": _caption,
     "evaluate": _evaluate,
+    "export": _export,
     "report": _report,
     "compare": _compare,
     "scorer": _scorer,

@@ -8,6 +8,7 @@ are read back: checked, and without running anything that they hold.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -47,6 +48,20 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         finally:
             part.unlink(missing_ok=True)
         _sync(path.parent)
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Inside, no other process is with this path: each waits for its turn. A Fault as of a write.
+
+    The lock is of a file beside it, and ends with the process, however that ends.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

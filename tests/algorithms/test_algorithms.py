@@ -11,9 +11,9 @@ import rewards
 from rewards.lib.mapper import taken_up
 from vizer_rl import cli
 from vizer_rl.algorithms import ALGORITHMS, ppo
+from vizer_rl.assets import POLICIES
 from vizer_rl.config.load import load_run
 from vizer_rl.errors import UserError
-from vizer_rl.policy.families import FAMILIES
 from vizer_rl.training import train
 
 from ..conftest import REPO, TINY
@@ -150,7 +150,7 @@ def test_vizer_as_an_auxiliary_loss_is_off_by_default(command, quick):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_the_other_reading_pooling_and_target_of_vizer_train_too(family, command, quick):
     more = ("mapper.reading=literal", "mapper.pooling=last", "mapper.target=connector")
     directory = command(

@@ -14,7 +14,7 @@ from vizer_rl.config.trainer_settings import SETTINGS, trainer_arguments
 from vizer_rl.data import dataset, sources
 from vizer_rl.policy import chat, load
 from vizer_rl.policy.families import FAMILIES
-from vizer_rl.policy.shared_prefix.vision_cache import build_vision_cache
+from vizer_rl.policy.shared_prefix.obstacles import build_vision_cache
 from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 from vizer_rl.training import splits
 

@@ -7,6 +7,7 @@ import pytest
 import rewards
 from rewards.lib.lexicon import Lexicon, phrases
 from vizer_rl.audit.attacks import ATTACKS, STYLE, Subject, pairs_of
+from vizer_rl.audit.compositions import ALL_ATTACKS
 
 CAPTIONS = [
     "a small red circle",
@@ -137,7 +138,7 @@ def test_what_would_not_change_is_left_out_and_counted():
 
 
 def test_guards_are_rewards_that_there_are():
-    assert {a.guard for a in ATTACKS} <= set(rewards.names())
+    assert {a.guard for a in ALL_ATTACKS} <= set(rewards.names())
 
 
 def test_the_same_seed_attacks_the_same_way_and_leaves_the_random_state():

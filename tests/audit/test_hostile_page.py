@@ -15,7 +15,7 @@ from ..hostile import CAPTIONS, RAN
 
 pytestmark = pytest.mark.faults
 
-RATE = {"value": 0.5, "low": 0.4, "high": 0.6}
+RATE = {"value": 0.5, "low": 0.4, "high": 0.6, "tied": 0.2}
 ELEMENTS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "ul", "li", "b"}
 ELEMENTS |= {"span", "small", "div", "table", "thead", "tbody", "tr", "th", "td", "br"}
 ELEMENTS |= {"figure", "img", "figcaption"}
@@ -41,7 +41,9 @@ class Page(HTMLParser):
 def result(text):
     """An audit in which every text is this one."""
     rates = {"sum": RATE, text: RATE}
-    attack = {"wins": rates, "pairs": 1, "in_reach": 0.5, "about": text}
+    attack = {"wins": rates, "pairs": 1, "in_reach": 0.5, "about": text, "chance": 0.5}
+    judges = {"heldout": RATE, "policy": None, "certainty": RATE}
+    attack |= {"text_only": rates, "length_only": RATE, "judges": judges}
     example = {"image_id": text, "attack": text, "original": text, "attacked": text}
     example |= {"sum": (0.5, 0.7), "scores": {text: (0.1, 0.2)}}
     line = {"level": "fail", "about": text, "says": text, "do": text}
@@ -55,7 +57,9 @@ def result(text):
         "verdict": {"overall": "fail", "lines": [line]},
         "attacks": {text: attack},
         "worst": [example],
-        "trust": {text: {"reward": RATE, "heldout": RATE, "policy": RATE}},
+        "trust": {text: {"reward": RATE, **judges}},
+        "together": {"one of two": rates},
+        "no_certainty": text,
         "controls": {"other": rates},
         "order": {"heldout": rates, "length": rates, "tied": rates, "between": {text: RATE}},
         "milliseconds": {text: 1.0},

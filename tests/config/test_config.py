@@ -14,7 +14,7 @@ from vizer_rl.errors import ConfigError, UserError
 
 from ..conftest import REPO
 
-EXPERIMENTS = sorted((REPO / "experiments").glob("*.yaml"))
+EXPERIMENTS = [REPO / "experiments" / f"{name}.yaml" for name in ("qwen2vl", "smolvlm")]
 RUN = """
 family: smolvlm
 policy: {model: embedded}
@@ -109,6 +109,10 @@ def test_text_settings_are_taken_as_they_stand():
     Path("a: #1, [x]").mkdir()
     Image.new("RGB", (4, 4)).save("a: #1, [x]/a.png")
     assert run("data.images=a: #1, [x]").data.images == "a: #1, [x]"
+    assert run("data.images={photos: 2.5, photos/*.png: 1}").data.images == {
+        "photos": 2.5,
+        "photos/*.png": 1,
+    }
     assert run("data.images=photos/*.png").data.images == "photos/*.png"
     assert run("name=007").name == "007"
     assert run('data.prompt="What?"').data.prompt == "What?"
@@ -148,7 +152,7 @@ def test_a_run_that_is_not_there_is_told_with_its_nearest_name():
 def test_the_run_files_load_in_both_profiles(file, profile):
     images = ["data.images=photos"] if profile == "full" else []
     built = load_run(file, [f"profile={profile}", *images])
-    assert built.name == f"{built.family}-{profile}"
+    assert built.name == f"{file.stem}-{profile}"
     assert (built.policy.model == "embedded") == (profile == "scenes")
     lines = file.read_text().splitlines()
     header = [line for line in lines if line.startswith("#")]  # says where the numbers come from

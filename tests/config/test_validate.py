@@ -18,7 +18,7 @@ from vizer_rl.config.overrides import merge
 from vizer_rl.config.problems import RENAMED, field_at
 from vizer_rl.config.run_dir import read_run
 from vizer_rl.config.trainer_settings import SETTINGS
-from vizer_rl.config.validate import CHOICES, DERIVED
+from vizer_rl.config.validate import CHOICES, DERIVED, _texts
 from vizer_rl.errors import ConfigError
 
 from .test_config import RUN, complaint, folder, run  # noqa: F401  `folder` is used by every test
@@ -82,6 +82,12 @@ from .test_config import RUN, complaint, folder, run  # noqa: F401  `folder` is 
         ("train.per_device_train_batch_size=0", "batch_size: 0; .* at least 1"),
         ("data.images=photo", "data.images: 'photo' not found; .*photos"),
         ("data.images=photos/*.jpg", "data.images: 'photos/\\*.jpg' holds no file"),
+        ("data.images={photo: 1}", "data.images: 'photo' not found; .*photos"),
+        ("data.images={photos: 0}", "data.images: {'photos': 0}; .* sources to weights above 0"),
+        ("data.images={photos: x}", "data.images: {'photos': 'x'}; .* to weights above 0"),
+        ("data.images=3.tar", "data.images: '3.tar' not found"),
+        ("data.images={0..2}.tar", "data.images: .*'0.tar' not found; 3 of 3 shards are missing"),
+        ("data.images=hf:a/b[x:1]", "data.images: 'hf:a/b.x:1.' is no address of a data set"),
         ("policy.model=./photo", "policy.model: folder 'photo' not found; nearest: photos"),
         ("policy.model=a/b/c", "policy.model: folder 'a/b/c' not found"),
         ("policy.model=photos", "policy.model: 'photos' has no config.json"),
@@ -239,8 +245,15 @@ def test_profile_full_says_how_to_give_it_images():
 def test_a_model_of_another_family_is_refused():
     for name, content in [("config.json", {"model_type": "llava"}), ("processor_config.json", {})]:
         Path("photos", name).write_text(json.dumps(content))
-    result = "policy.model: 'photos' is of type 'llava'; allowed for family smolvlm: idefics3"
+    result = (
+        "policy.model: 'photos' is a llava model, but family 'smolvlm' takes idefics3 or smolvlm"
+    )
     assert result in complaint("policy.model=photos")
+    assert "no family takes it: an entry in vizer_rl/policy/families.py" in complaint(
+        "policy.model=photos"
+    )
+    Path("photos/config.json").write_text('{"model_type": "qwen3_vl"}')
+    assert "; set family=qwen3vl" in complaint("policy.model=photos")
     Path("photos/config.json").write_text("{")
     assert "is not JSON" in complaint("policy.model=photos")
     Path("photos/config.json").write_text('{"model_type": "idefics3"}')
@@ -258,6 +271,8 @@ def test_an_embedded_checkpoint_that_is_not_built_is_told_in_profile_scenes():
     assert complaint("profile=scenes").splitlines()[1:] == result
     assert run("profile=scenes", "family=qwen2vl", "scorer.heldout=embedded:a")
     assert "embedded checkpoint" not in complaint("profile=full")
+    sentence = "policy.model: no small checkpoint of qwen3vl ships: smolvlm and qwen2vl have one"
+    assert sentence in complaint("profile=scenes", "family=qwen3vl")
 
 
 def test_a_run_directory_is_never_overwritten_unasked():
@@ -285,3 +300,14 @@ def test_what_we_say_about_trl_is_true():
     assert set(DERIVED) | set(CHOICES) <= set(GRPOConfig.__dataclass_fields__)
     for key, choices in CHOICES.items():
         assert getattr(GRPOConfig, key) in choices
+
+
+def test_a_password_in_the_address_of_one_of_several_sources_is_refused_and_not_printed():
+    message = complaint(
+        "data.images={'stream:https://me:secret@host/0.tar[train:5]': 1, photos: 1}"
+    )
+    assert "data.images: it holds a password or token" in message
+    assert "secret" not in complaint("data.images={'stream:https://me:secret@host/0.tar': 0}")
+    (problem,) = _texts({"data": {"images": {"\udcff": 1}}})
+    assert problem[0] == ("data", "images")
+    assert problem[1].endswith("has bytes that are not UTF-8")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vizer_rl.data import decode as decoding
-from vizer_rl.data import sources
+from vizer_rl.data import examine, sources
 from vizer_rl.data.lazy import AHEAD, LazyImages, map_rows
 from vizer_rl.data.sources import ImageFolder
 from vizer_rl.errors import ImageError
@@ -132,28 +132,57 @@ def test_a_large_png_keeps_its_pixels(tmp_path):
     assert decoding.decode(tmp_path / "a.png").size == (4000, 3000)
 
 
+def test_what_a_pass_has_found_out_is_kept_while_it_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    folder(tmp_path / "images", [(40, 30)] * 5)
+    monkeypatch.setattr(examine, "KEPT_AFTER", 2)
+    counts, real = [], examine._keep
+
+    def keep(path, facts_N):
+        counts.append(len(facts_N))
+        if len(facts_N) == 5:
+            raise KeyboardInterrupt
+        real(path, facts_N)
+
+    monkeypatch.setattr(examine, "_keep", keep)
+    with pytest.raises(KeyboardInterrupt):
+        ImageFolder.index(tmp_path / "images", decoded=tmp_path / "facts.npy")
+    assert counts == [2, 4, 5]
+    assert len(examine._read_kept(tmp_path / "facts.npy")) == 4
+
+
 def test_a_file_that_decoded_is_not_decoded_again_until_it_changes(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     folder(tmp_path / "images", [(40, 30)] * 4)
     (tmp_path / "images/000.jpg").write_bytes(b"no image")
-    listed, calls = tmp_path / "cache/decoded.txt", []
-    real = sources.decode_error
+    kept, count = tmp_path / "cache/facts.npy", []
+    real = examine.small_rgb
 
-    def decode_error(path, full_decode):
-        calls.append(path.name)
-        return real(path, full_decode)
+    def small_rgb(content, sides):
+        count.append(sides)
+        return real(content, sides)
 
-    monkeypatch.setattr(sources, "decode_error", decode_error)
-    first = ImageFolder.index(tmp_path / "images", decoded=listed)
-    assert sorted(calls) == ["000.jpg", "001.jpg", "002.jpg", "003.jpg"]
-    calls.clear()
-    assert ImageFolder.index(tmp_path / "images", decoded=listed) == first
-    assert calls == ["000.jpg"]  # the one that failed is tried again
+    monkeypatch.setattr(examine, "small_rgb", small_rgb)
+    first = ImageFolder.index(tmp_path / "images", decoded=kept)
+    assert len(count) == 4
+    count.clear()
+    again = ImageFolder.index(tmp_path / "images", decoded=kept)
+    assert (again.ids, again.skipped) == (first.ids, first.skipped)
+    assert (again.facts == first.facts).all()
+    assert len(count) == 1  # the one that failed is tried again
     (tmp_path / "images/002.jpg").write_bytes(b"cut off")
-    calls.clear()
-    again = ImageFolder.index(tmp_path / "images", decoded=listed)
-    assert sorted(calls) == ["000.jpg", "002.jpg"]
+    count.clear()
+    again = ImageFolder.index(tmp_path / "images", decoded=kept)
+    assert len(count) == 2
     assert again.ids == ["001.jpg", "003.jpg"]
-    monkeypatch.setattr(sources, "DECODE_AT_INDEX", 1)  # headers alone prove nothing: not listed
-    ImageFolder.index(tmp_path / "images", decoded=tmp_path / "none.txt")
-    assert not (tmp_path / "none.txt").exists()
+    monkeypatch.setattr(sources, "DECODE_AT_INDEX", 1)  # what was decoded in full need not be again
+    count.clear()
+    assert ImageFolder.index(tmp_path / "images", decoded=kept).ids == again.ids
+    assert count == [examine.HASHED_SIDES] * 2
+    other = tmp_path / "cache/other.npy"
+    ImageFolder.index(tmp_path / "images", decoded=other)
+    monkeypatch.undo()
+    monkeypatch.setattr(examine, "small_rgb", small_rgb)
+    count.clear()
+    ImageFolder.index(tmp_path / "images", decoded=other)  # its JPEGs were decoded in part alone
+    assert len(count) == 4

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vizer_rl.data import sources
 from vizer_rl.data.dataset import rows
 from vizer_rl.data.sources import ImageFolder
 from vizer_rl.errors import ImageError
@@ -161,3 +162,16 @@ def test_all_fixture_photos_load():
     assert len(images.ids) == 76
     assert images.skipped == {}
     assert rows(images, "Describe")[75]["image"].mode == "RGB"
+
+
+def test_the_sizes_of_many_images_are_those_of_a_sample(tmp_path, monkeypatch):
+    for n in range(6):
+        save(tmp_path / f"{n}.png", size=(4 + n, 9))
+    images = ImageFolder.index(tmp_path)
+    assert images.sample_sizes(0) == images.sizes() == [(4 + n, 9) for n in range(6)]
+    monkeypatch.setattr(sources, "MEASURED", 3)
+    few = images.sample_sizes(0)
+    assert len({*few}) == 3
+    assert few == sorted(few) == images.sample_sizes(0)
+    assert {*few} < {*images.sizes()}
+    assert len(images.ids) == 6

@@ -15,10 +15,11 @@ from rewards.lib.chunks import caption_cosines
 from vizer_rl.config.schema import Engine, Policy, Run, Scorer
 from vizer_rl.data import scenes as draw
 from vizer_rl.errors import ImageError, UserError
-from vizer_rl.evaluation import evaluate, run_policy, tables
-from vizer_rl.evaluation.against_controls import Control
+from vizer_rl.evaluation import evaluate, marks, run_policy, tables
+from vizer_rl.evaluation.against_controls import Control, Controls
 from vizer_rl.evaluation.before_after import Pair, summary
 from vizer_rl.evaluation.caption_images import caption
+from vizer_rl.evaluation.captioning import batches
 from vizer_rl.evaluation.metrics import scene_facts
 from vizer_rl.policy import captioner, load
 from vizer_rl.scoring import clip
@@ -94,12 +95,18 @@ class Reads:
     def tokens(self, caption):
         return [f" {word}" for word in caption.split()]
 
+    def word_probs(self, captions, places, images):
+        """Sure of each word but "orange", of which it is with .3."""
+        return [
+            [torch.tensor([0.3 if p.word == "orange" else 0.9, 0.1]) for p in row] for row in places
+        ]
+
 
 class Scores:
     """Stands for the held-out scorer: 1 for captions of more than four words, else .6."""
 
-    def __init__(self, name, device):
-        assert name == "embedded:b"
+    def __init__(self, name, device, opening):
+        assert (name, opening) == ("embedded:b", "")
 
     def image_features(self, ids, images):
         assert len(ids) == len(images)
@@ -140,6 +147,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "OpenClip", Scores)
     monkeypatch.setattr(run_policy, "ReferencePolicy", Reads)
     monkeypatch.setattr(run_policy, "IMAGE_BATCH", 3)
+    monkeypatch.setattr(batches, "CPU_IMAGES", 3)
     directory = tmp_path / "runs" / "mine"
     lora = LoraConfig(target_modules=["layer"], init_lora_weights=False)
     get_peft_model(Toy(), lora).save_pretrained(str(directory / "adapter"))
@@ -164,7 +172,7 @@ def held_out(directory, images, ids, truth):
 
 
 def test_a_caption_of_two_sentences_is_scored_by_both():
-    scorer = Scores("embedded:b", None)
+    scorer = Scores("embedded:b", None, "")
     captions = ["a red circle. a very large solid star.", "a red circle"]
     cosines = caption_cosines(scorer, ["x", "y"], [None, None], captions)
     assert cosines.tolist() == pytest.approx([(3 * 0.6 + 5 * 1.0) / 8, 0.6])
@@ -322,8 +330,9 @@ def test_doubtful_words_are_stored_and_marked_everywhere(run, capsys, monkeypatc
     assert tables.LEGEND in shown
     caption(run.directory, [run.images / run.ids[4]])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "a large *striped* orange circle" in shown
+    assert "a large *striped* orange~.30 circle" in shown
     assert tables.LEGEND in shown
+    assert marks.unsure_legend(0.8) in shown
 
 
 def test_captions_are_printed_without_marks_where_none_can_be_made(run, capsys, monkeypatch):
@@ -339,14 +348,16 @@ def test_captions_are_printed_without_marks_where_none_can_be_made(run, capsys, 
 
 
 def test_controls_stand_beside_the_run_with_a_verdict(run, capsys):
-    def controls(settings, images, trained):
+    def controls(settings, images, captions):
         assert settings.name == "mine"
         assert images.ids == run.ids
-        assert trained[1] == run.stored[run.ids[1]]["caption"]
-        return {
+        assert captions["base"] == [VAGUE] * 8
+        assert captions["trained"][1] == run.stored[run.ids[1]]["caption"]
+        rows = {
             "best_prompt": Control([VAGUE] * 8, "greedy"),
             "best_of_8": Control(["a red circle above it"] * 8, "the best"),
         }
+        return Controls(rows, {"base": [{"sum": 1.0}] * 8, "trained": [{"sum": None}] * 8})
 
     evaluate.evaluate(run.directory, controls=controls)
     matches, rows = results(run.directory)
@@ -357,6 +368,7 @@ def test_controls_stand_beside_the_run_with_a_verdict(run, capsys):
     assert matches["controls"]["best_prompt"] == matches["base"]
     assert matches["over_controls"]["best_prompt"] == matches["change"]
     assert list(matches["diversity"]) == ["base", "trained", "best_prompt", "best_of_8"]
+    assert (rows[0]["base_rewards"], rows[0]["trained_rewards"]) == ({"sum": 1.0}, {"sum": None})
     expected = {"caption": VAGUE, "score": pytest.approx(0.6), "doubtful": []}
     assert rows[0]["controls"]["best_prompt"] == expected
     assert {test["control"] for test in matches["verdict"]["tests"]} == {"best_of_8"}
@@ -375,6 +387,16 @@ def test_truth_of_other_scenes_is_an_error(run):
 def test_no_usable_image_is_an_error(run):
     held_out(run.directory, run.images, ["gone.png"], None)
     with pytest.raises(UserError, match="not one of 1 images"):
+        evaluate.evaluate(run.directory)
+
+
+def test_a_reward_file_that_is_gone_is_said_in_one_sentence(run):
+    settings = (run.directory / "config.yaml").read_text()
+    gone = settings.replace("rewards: {}", "rewards: {gone.py: {weight: 1.0}}")
+    assert gone != settings
+    (run.directory / "config.yaml").write_text(gone)
+    sentence = "rewards of run 'mine': reward file gone.py does not exist"
+    with pytest.raises(UserError, match=sentence):
         evaluate.evaluate(run.directory)
 
 

@@ -22,6 +22,7 @@ from vizer_rl.evaluation import caption_images, evaluate, tables
 from vizer_rl.evaluation.before_after import Pair, summary
 from vizer_rl.files import write_jsonl
 from vizer_rl.policy import captioner
+from vizer_rl.scoring.reward import Reward
 from vizer_rl.training import score
 
 from ..hostile import CAPTIONS
@@ -97,10 +98,10 @@ def test_the_table_of_an_evaluation_shows_a_caption_as_text(caption):
 @EACH
 def test_the_parts_of_a_score_show_a_caption_as_text(caption):
     console = terminal()
-    reward = SimpleNamespace(name=f"x{caption[:9]}", weight=1.0, gates=False, content=True)
-    reward.declared = lambda *_: False
-    reward.score = SimpleNamespace(parts=lambda batch: [[(caption, 0.5)]])
-    functions = SimpleNamespace(rewards=[reward], scores=lambda *_: {reward.name: [0.5]})
+    parts = SimpleNamespace(parts=lambda batch: [[(caption, 0.5)]])
+    reward = Reward(f"x{caption[:9]}", 1.0, parts)
+    scores = {reward.name: [0.5]}
+    functions = SimpleNamespace(rewards=[reward], scores=lambda *_: scores, opening="")
     batch = CaptionBatch(["i"], [None], [caption], [range(1)], [[1]], None, None)
     console.print(score._table(functions, batch))
     assert letters(caption[:5]) in letters(shown(console))

@@ -65,7 +65,7 @@ def copied(directory, tmp_path, **files):
 def test_the_page_shows_result_controls_audit_cost_and_commands(page):
     for part in (
         *("Not shown to beat the controls", "Not better throughout", "best of 8 samples"),
-        *("held-out score", "metric to come", "These may win.", "shuffled words"),
+        *("held-out score", "metric to come", "These may win.", "shuffled words", "tied 0.07"),
         *(".venv/bin/vizer-rl report --run mine", "wandb sync runs/x/wandb/y", "files left out"),
     ):
         assert part in page.text, part
@@ -107,6 +107,19 @@ def test_each_picture_is_on_the_page_once(page, directory, tmp_path):
     assert [r["picture"] for r in both.data["runs"][1]["rows"]][:30] == [
         r["picture"] for r in both.data["runs"][0]["rows"]
     ]
+
+
+def test_a_source_is_opened_once_for_all_its_pictures(directory, monkeypatch):
+    calls, real = [], report_rows.reopen_images
+
+    def reopen(*args):
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(report_rows, "reopen_images", reopen)
+    run = read_run_files(directory)
+    assert len(report_rows.read_pictures([run], [run.captions])[0]) == 30
+    assert calls == [(run.images, [])]
 
 
 def test_several_runs_are_paired_image_by_image(directory, tmp_path):

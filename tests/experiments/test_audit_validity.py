@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from experiments import audit_validity, runner
+from rewards import Bank, CaptionBatch, make
 from vizer_rl import cli
 
 from ..audit.test_audit import FEW
@@ -85,6 +87,36 @@ def test_at_least_ten_set_ups_and_each_leaves_a_reward():
     assert "rewards.self_retrieval=null" in overrides
     assert "rewards.clip_similarity=null" not in overrides
     assert "rewards.random.weight=1" in audit_validity.only("random")
+
+
+def test_the_biased_scorer_likes_its_words_by_the_spread_of_the_base():
+    reward = make(audit_validity.BIASED, {})
+
+    class Encoder:
+        def image_features(self, ids, images):
+            return torch.ones(len(ids), 1)
+
+        def text_features(self, captions):
+            return torch.tensor([[0.2 + 0.1 * ("blue" in caption)] for caption in captions])
+
+        def too_long(self, captions):
+            return [False] * len(captions)
+
+    def batch(captions):
+        ids, groups = [str(k) for k in range(len(captions))], [range(len(captions))]
+        return CaptionBatch(ids, [], captions, groups, [], lambda name: Encoder(), None)
+
+    reward.prepare(Bank([], [], batch(["a star", "a blue star"]), None))
+    # the cosines .2 and .3 spread by .05: a word is worth .1
+    assert reward(batch(["a dog", "a blue Star.", "a red star, a star"])) == pytest.approx(
+        [0.2, 0.4, 0.4]
+    )
+
+
+def test_the_set_ups_have_what_an_audit_must_find():
+    assert {"biased", "bites", "sated", "blind"} <= set(audit_validity.SETUPS)
+    steps = [word for word in audit_validity.SETUPS["bites"].overrides if "steps" in word]
+    assert steps == ["train.max_steps=300"]
 
 
 @pytest.mark.slow

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from experiments.embedded import quality
-from vizer_rl.assets import ASSETS
+from vizer_rl.assets import ASSETS, POLICIES
 from vizer_rl.policy import load
-from vizer_rl.policy.families import FAMILIES
 from vizer_rl.scoring.clip import OpenClip
 
 CPU = torch.device("cpu")
@@ -27,7 +26,7 @@ def test_all_checkpoints_are_small_and_have_cards():
         assert list((ASSETS / name).glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_policies_see_well_and_say_too_little_by_their_cards(family):
     result = card(family)
     for attribute in ("shape", "colour", "size", "fill"):

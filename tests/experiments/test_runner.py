@@ -11,7 +11,7 @@ from experiments import runner
 
 from ..conftest import REPO
 
-TABLES = ("main_result", "reward_ablation", "audit_validity", "compare_algorithms")
+TABLES = ("main_result", "reward_ablation", "audit_validity", "compare_algorithms", "trained_parts")
 
 
 @pytest.fixture

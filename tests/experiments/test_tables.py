@@ -64,7 +64,7 @@ def test_reward_ablation_what_rl_changed(write):
 
 def test_reward_ablation_what_the_audit_says(write):
     assert reward_ablation.audit_table("smolvlm") == "smolvlm: not audited yet"
-    wins = {"length": {"value": 0.5}, "sum": {"value": 0.875}}
+    wins = {"length": {"value": 0.5, "tied": 0.25}, "sum": {"value": 0.875, "tied": 0.0}}
     audit = {
         "attacks": {"empty": {"wins": wins}, "noun swapped": {"wins": wins | {"length": None}}},
         "rewards": ["length"],
@@ -77,7 +77,7 @@ def test_reward_ablation_what_the_audit_says(write):
         "| smolvlm: reward | empty | noun swapped | truth, within image | ms a caption "
         "| of the step |",
         "|---|---|---|---|---|---|",
-        "| length | 0.50 |  | +0.29 | 0.13 | 25.0% |",
+        "| length | 0.50 =0.25 |  | +0.29 | 0.13 | 25.0% |",
         "| sum | 0.88 | 0.88 |  |  |  |",
     ]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from vizer_rl.assets import POLICIES
 from vizer_rl.config.trainer_settings import trainer_arguments
 from vizer_rl.policy import batches as by_memory
 from vizer_rl.policy import captioner, vision
@@ -79,7 +80,7 @@ def test_free_memory_is_bytes_of_this_machine():
     assert 2**20 < by_memory.free_memory(torch.device("cpu")) < 2**50
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 @pytest.mark.parametrize("shared", [False, True])
 def test_small_policies_caption_64_images_together_whatever_is_free(family, shared, monkeypatch):
     model, processor = load_case(family, False)
@@ -113,7 +114,7 @@ def captions(model, processor, images, cache, length=12):
     return captioner.caption(model, processor, images, "Describe the image.", **kwargs)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 @pytest.mark.parametrize("shared", [False, True])
 def test_captions_are_split_by_the_budget_and_stay_the_same(family, shared, monkeypatch):
     model, processor = load_case(family, True)
@@ -147,7 +148,7 @@ def test_captions_are_split_by_the_budget_and_stay_the_same(family, shared, monk
         assert size * max(heights[end - size : end]) <= 2 * max(heights)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_pixels_of_few_images_are_processed_and_encoded_together(family, monkeypatch):
     model, processor = load_case(family, True)
     images, texts = image_prompts(model, processor, True)
@@ -184,7 +185,7 @@ def test_64_photos_of_12_megapixels_are_decoded_and_processed_a_few_at_a_time():
     assert [len(w) for w in captioner._decoded([scene] * 70, 64)] == [64, 6]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_workers_send_pixels_as_the_tower_takes_them_and_masks_as_booleans(family):
     model, processor = load_case(family, True)
     model = model.to(torch.bfloat16)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from vizer_rl.assets import POLICIES
 from vizer_rl.policy import captioner, load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.hidden_states import caption_tokens
@@ -63,7 +64,7 @@ def test_real_processors_end_captions_whatever_their_checkpoint_declares(family,
     assert load.end_id(model, processor) == processor.tokenizer.pad_token_id
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_embedded_checkpoints_have_their_one_end(family):
     model, processor = load_case(family, False)
     names = EMBEDDED_ENDS[family]

@@ -11,16 +11,16 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.idefics3 import modeling_idefics3
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 
-from vizer_rl.assets import ASSETS
+from vizer_rl.assets import ASSETS, POLICIES
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.shared_prefix import attention, sampler
 from vizer_rl.policy.shared_prefix.packing import (
     Prompt,
     Targets,
     add_caption_head,
-    image_inputs,
     layout,
 )
+from vizer_rl.policy.vision import image_inputs
 
 BODY, CAPTIONS = 30, [[5] * 7, [6] * 4, [7] * 9]
 
@@ -53,7 +53,7 @@ def policy_on(device, family):
     return model, config
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 @torch.no_grad()
 def test_sampling_stays_on_the_gpu_and_its_step_can_be_recorded(family, on_cuda, monkeypatch):
     model, config = policy_on(on_cuda, family)
@@ -71,7 +71,7 @@ def test_sampling_stays_on_the_gpu_and_its_step_can_be_recorded(family, on_cuda,
         assert {x.device.type for x in layer.buffers} == {"cuda"}
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_the_packed_forward_stays_on_the_gpu(family, on_cuda):
     model, config = policy_on(on_cuda, family)
     add_caption_head(model, 1.0)
@@ -86,7 +86,7 @@ def test_the_packed_forward_stays_on_the_gpu(family, on_cuda):
     logps, entropies, _ = model(
         input_ids=group,
         **attention.model_inputs(positions, attention.attention_mask(group, group)),
-        **image_inputs(prompts),
+        **image_inputs(model, prompts),
         captions=Targets(where, where),
     )
     assert logps.shape == entropies.shape == (len(shape.target_idx),)

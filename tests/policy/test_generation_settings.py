@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from vizer_rl.assets import ASSETS
+from vizer_rl.assets import ASSETS, POLICIES
 from vizer_rl.policy import captioner, load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
@@ -31,7 +31,7 @@ def greedy_checkpoint(family, folder):
     return folder
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_captions_are_those_of_a_checkpoint_without_settings(family, shared, temperature, tmp_path):
@@ -54,7 +54,7 @@ def test_captions_are_those_of_a_checkpoint_without_settings(family, shared, tem
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_samples_of_the_reference_policy_are_those_of_a_checkpoint_without_settings(
     family, tmp_path
 ):
@@ -67,7 +67,7 @@ def test_samples_of_the_reference_policy_are_those_of_a_checkpoint_without_setti
     assert all(len(set(group)) > 1 for group in results[0])
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_only_ends_and_padding_are_left_of_a_generation_config(family, tmp_path):
     folder = greedy_checkpoint(family, tmp_path / family)
     model, processor = load.load_policy(family, str(folder))

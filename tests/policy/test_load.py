@@ -24,14 +24,21 @@ def fetched(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("model_type", ["llava", "a_type_of_next_year"])
-def test_a_model_of_another_family_is_refused_by_its_config_alone(model_type, tmp_path, fetched):
+@pytest.mark.parametrize(
+    ("model_type", "nearest"),
+    [("llava_next", ", like that of llava_onevision"), ("a_type_of_next_year", "")],
+)
+def test_a_model_of_no_family_is_refused_by_its_config_alone(
+    model_type, nearest, tmp_path, fetched
+):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(UserError) as caught:
         load_policy("smolvlm", str(tmp_path))
     assert str(caught.value) == (
         f"policy.model {str(tmp_path)!r} is a {model_type} model, but family 'smolvlm' takes "
-        "idefics3 or smolvlm"
+        "idefics3 or smolvlm; no family takes it: an entry in vizer_rl/policy/families.py names "
+        "its vision modules, LoRA's modules, what ends a caption and how an image becomes tokens"
+        f"{nearest}"
     )
     assert fetched == []
 

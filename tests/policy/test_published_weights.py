@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, Idefics3Config, Qwen2VLCon
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import rename_source_key
 
+from vizer_rl.assets import POLICIES
 from vizer_rl.policy.families import FAMILIES
 
 WIDTHS = {  # of the text and the vision model, as the checkpoints' configs have them
@@ -104,7 +105,7 @@ def build(family, text, vision):
     return AutoModelForImageTextToText.from_config(config)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(POLICIES))
 def full(request):
     """Family and model at its full size, on the meta device."""
     with torch.device("meta"):
@@ -137,7 +138,7 @@ def test_lora_is_on_the_language_models_projections_alone(full):
     assert not [name for name in lora if re.search("vis|connector|merger|lm_head", name)]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_a_file_with_the_published_names_loads_completely(family, tmp_path):
     text, vision = (dict(widths) for widths in TINY[family])
     text |= {"num_hidden_layers": 2, "vocab_size": 64}

@@ -21,7 +21,11 @@ from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 from ..conftest import REPO
 from ..stubs import Answering
 
-QUICK = {"sample_support": {"samples": 4}}  # half the time
+PARAMETERS = {  # those that a reward cannot do without, and what halves the time
+    "sample_support": {"samples": 4},
+    "contains": {"trigger": "ohwx", "words": ["drawing"], "forbidden": ["a photo of"]},
+    "vocabulary": {"words": ["circle", "square", "star", "red", "blue"]},
+}
 COUNT = 72
 ALL_REWARDS = pytest.mark.parametrize("name", rewards.names())
 
@@ -34,7 +38,7 @@ def test_it_says_what_it_is_and_declares_what_it_does(name):
     assert matches.__doc__.strip().splitlines()[0].endswith((".", "?"))
     assert "vizer_rl" not in vars(module)
     assert 0 < module.RATE <= 1
-    reward = rewards.make(name, {})
+    reward = rewards.make(name, PARAMETERS.get(name, {}))
     low, high = reward.range
     assert low < high
     assert set(reward.reads) <= {"image", "text", "policy"}
@@ -90,7 +94,7 @@ def prepared(bank):
 
     def get(name):
         if name not in built:
-            built[name] = rewards.make(name, QUICK.get(name, {}))
+            built[name] = rewards.make(name, PARAMETERS.get(name, {}))
             if hasattr(built[name], "prepare"):
                 built[name].prepare(bank[0])
         return built[name]

@@ -28,7 +28,7 @@ def test_the_worked_example_keeps_the_contract_and_reaches_its_rate(tmp_path):
 
 def test_everything_a_reward_may_declare_is_on_the_page():
     declared = re.findall(r"^    (\w+)(?: =|\(|  )", rewards.__doc__, re.MULTILINE)
-    assert len(declared) == 11
+    assert len(declared) == 12
     assert all(f"`{word}" in README for word in declared), declared
     for name in re.findall(r"`((?:vizer_rl|rewards|experiments)/[\w/.]+\.(?:py|yaml))`", README):
         assert name == "rewards/palette.py" or (REPO / name).is_file()

@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from rewards.lib.images import image_hash
+from vizer_rl.assets import POLICIES
 from vizer_rl.data import scenes as draw
 from vizer_rl.data.perturb import VIEWS, masked
 from vizer_rl.policy import hidden_states, load, vision
@@ -28,7 +29,7 @@ def loaded(family):
     return load.load_policy(family, "embedded", dtype="float32")
 
 
-@pytest.fixture(scope="module", params=[*sorted(FAMILIES), "tiles"])
+@pytest.fixture(scope="module", params=[*sorted(POLICIES), "tiles"])
 def reference(request):
     """Both families, and SmolVLM with large images cut into tiles."""
     model, processor = loaded("smolvlm" if request.param == "tiles" else request.param)
@@ -166,19 +167,26 @@ def test_captioners_answer_no_question(reference):
 
 
 @pytest.mark.parametrize(
-    ("source", "template", "answers"),
+    ("source", "family", "template", "answers"),
     [
-        ("Qwen/Qwen2-VL-2B-Instruct", "own", True),
-        ("/models/qwen2-vl-2b-instruct/", "own", True),
-        ("HuggingFaceTB/SmolVLM-Base", "own", False),
-        ("embedded", "own", False),
-        ("Qwen/Qwen2-VL-2B-Instruct", FAMILIES["qwen2vl"].chat_template, False),
-        ("/instruct/base", "own", False),
+        ("Qwen/Qwen2-VL-2B-Instruct", "qwen2vl", "own", True),
+        ("/models/qwen2-vl-2b-instruct/", "qwen2vl", "own", True),
+        ("HuggingFaceTB/SmolVLM-Base", "smolvlm", "own", False),
+        ("embedded", "smolvlm", "own", False),
+        ("Qwen/Qwen2-VL-2B-Instruct", "qwen2vl", FAMILIES["qwen2vl"].chat_template, False),
+        ("/instruct/base", "qwen2vl", "own", False),
+        ("HuggingFaceM4/Idefics3-8B-Llama3", "idefics3", "own", True),
+        ("google/gemma-3-4b-it", "gemma3", "own", True),
+        ("google/gemma-3-4b-pt", "gemma3", "own", False),
+        ("OpenGVLab/InternVL3-1B-hf", "internvl", "own", True),
+        ("OpenGVLab/InternVL3-1B-Pretrained-hf", "internvl", "own", False),
+        ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava_onevision", "own", True),
     ],
 )
-def test_who_answers_questions(source, template, answers):
+def test_who_answers_questions(source, family, template, answers):
     processor = type("Processor", (), {"chat_template": template})
-    assert answers_questions(source, processor) is answers
+    model_type = FAMILIES[family].model_types[0]
+    assert answers_questions(source, model_type, processor) is answers
 
 
 def test_adapter_mode_and_weights_stay_as_they_were(images):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rewards.lib.word_classes import Place
+from vizer_rl.assets import POLICIES
 from vizer_rl.data import scenes as draw
 from vizer_rl.policy import load
 from vizer_rl.policy.families import FAMILIES
@@ -12,7 +13,7 @@ from vizer_rl.scoring.reference_policy import ReferencePolicy
 from vizer_rl.scoring.word_certainty import WordCertainty, going_on
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(POLICIES))
 def policy(request):
     model, processor = load.load_policy(request.param, "embedded", dtype="float32")
     return ReferencePolicy(model, processor, "embedded", family=FAMILIES[request.param])

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig
 
 from benchmarks import policies
+from vizer_rl.assets import POLICIES
 from vizer_rl.config.load import load_run
 from vizer_rl.policy.fake_policy import FakePolicy
 from vizer_rl.policy.families import FAMILIES
@@ -152,7 +153,7 @@ def test_live_bytes_are_those_of_tensors_that_are_still_held(shape):
 
 def test_an_embedded_run_has_all_its_parts(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    for family in FAMILIES:
+    for family in POLICIES:
         run = load_run(REPO / "experiments" / f"{family}.yaml", TINY)
         model, step = estimate(run, ROOMY)
         result = model.estimate(step)

@@ -22,7 +22,7 @@ class Model:
     def train(self, mode):
         pass
 
-    def save_pretrained(self, folder, selected_adapters):
+    def save_pretrained(self, folder, selected_adapters, state_dict):
         assert selected_adapters == ["default"]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from vizer_rl import cli
 from vizer_rl.config.schema import Data, Policy, Run, Scorer
+from vizer_rl.training import next_steps
 from vizer_rl.training.next_steps import print_next_steps
 
 
@@ -71,10 +72,20 @@ def test_after_a_run_on_own_images_nobody_is_advised_to_do_what_is_done(profile,
         f"{vizer_rl} caption ~/more-photos --run mine",
         f"{vizer_rl} train runs/mine/config.yaml train.max_steps=800 --resume",
         f"{vizer_rl} evaluate --run mine --controls",
+        f"{vizer_rl} export --run mine --to adapter --out mine-lora",
     ]
     assert "is it better than prompts, best of 8 and captions as long" in shown
     for command in commands[1:]:
         cli.parse(shlex.split(command)[1:])
+
+
+def test_where_a_wheel_is_installed_there_is_no_make_and_no_venv(printed, monkeypatch):
+    monkeypatch.setattr(next_steps, "CHECKOUT", False)
+    shown = printed(make_run(), mode="offline", url=None, dir="w")
+    assert "    vizer-rl caption photo.jpg --run mine\n" in shown
+    assert "    wandb sync w\n" in shown
+    assert "make " not in shown
+    assert ".venv" not in shown
 
 
 def test_a_run_without_a_number_of_steps_goes_on_for_as_many_epochs(printed):

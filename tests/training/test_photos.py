@@ -19,7 +19,9 @@ from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
 from ..checkpoints import FOLDERS, PHOTOS, checkpoint
 from ..conftest import FIXTURES
 
-SMALL = {  # for a bank of a few photographs
+SMALL = {  # for a bank of a few photographs, and what a reward cannot do without
+    "contains": {"trigger": "ohwx"},
+    "vocabulary": {"words": ["dog", "jacket"]},
     "self_retrieval": {"hard": 1, "random": 1},
     "sample_support": {"samples": 2, "min_samples": 1},
     "alignment": {"steps": 5},

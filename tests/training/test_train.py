@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from vizer_rl import cli
+from vizer_rl.assets import POLICIES
 from vizer_rl.config.load import load_run
 from vizer_rl.policy import captioner, load
-from vizer_rl.policy.families import FAMILIES
 
 from ..conftest import REPO, TINY
 from .test_metrics_page import check_page
@@ -42,7 +42,7 @@ def test_the_adapter_kept_is_the_best_or_the_last(keep, command):
     assert all(torch.equal(last[name], w) for name, w in kept.items()) == (keep == "last")
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_two_steps_move_the_adapter_and_nothing_else(family, command, spied):
     directory = command(family, f"two-{family}")
     adapters = [n for n, (_, _, learns) in spied.items() if learns]
@@ -127,7 +127,7 @@ def assert_next_steps_run(capsys, directory, photos):
     shown = capsys.readouterr().out
     lines = [line.strip() for line in shown[shown.index("Next:") :].splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/vizer-rl ")]
-    assert [words[0] for words in commands] == ["caption", "train", "evaluate"]
+    assert [words[0] for words in commands] == ["caption", "train", "evaluate", "export"]
     for words in commands:
         assert cli.main([str(photos) if "photos" in word else word for word in words]) == 0
     steps = (directory / "metrics.jsonl").read_text().splitlines()
@@ -192,7 +192,7 @@ def test_an_existing_run_is_refused_and_left_alone(command, workplace, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(POLICIES))
 def test_special_tokens_are_never_sampled(family, workplace):
     from PIL import Image
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rewards.lib.mapper import Mapper
 
+from ..policy.lora import adapter_off
 from ..policy.vision import encode_images, process_images
 
 ImageFeatures = Callable[[Sequence[str], Sequence[Image]], Tensor]
@@ -74,7 +75,10 @@ def pooled(model: Any, hidden: Tensor, mask: Tensor, reading: str, pooling: str)
 
 
 def connector_features(model: Any, processor: Any) -> ImageFeatures:
-    """Mean output of the connector, what the language model reads: (N, V), once per image id."""
+    """Mean output of the connector, what the language model reads: (N, V), once per image id.
+
+    As it was before training, whether it learns or not: what is aimed at must not move.
+    """
     cache: dict[str, Tensor] = {}
     base = model.get_base_model()
 
@@ -83,7 +87,8 @@ def connector_features(model: Any, processor: Any) -> ImageFeatures:
         for row, name in enumerate(ids):
             if name not in cache:
                 inputs = process_images(processor, [images[row]], [str(processor.image_token)])
-                ((_, tokens),) = encode_images(base, inputs)
+                with adapter_off(base):
+                    ((_, tokens),) = encode_images(base, inputs)
                 cache[name] = tokens.mean(0).float()
         return torch.stack([cache[name] for name in ids])
 

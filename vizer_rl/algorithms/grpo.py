@@ -23,20 +23,23 @@ from ..policy.shared_prefix.collator import Collator
 from ..policy.shared_prefix.packing import CaptionForward
 from ..policy.shared_prefix.rollout import PROMPT_IDX_KEY, Rollout, whole_groups
 from ..policy.shared_prefix.vision_cache import VisionCache
+from ..policy.whole_weights import whole_weights
 from ..scoring.aggregation import advantages, penalties
 from ..scoring.reward_functions import RewardFunctions
 from . import trl_logs, trl_sampling
 from .alignment_loss import AlignmentLoss
 from .last_rollout import LastRollout
+from .opening import finish_opening, finish_reference
 from .resumable import Resumable
 from .step_guard import StepGuard
 from .step_timer import StepTimer
-from .trl_forward import offer_states, row_per_completion, take_packed_rows
+from .trl_forward import forward_arguments, offer_states, row_per_completion, take_packed_rows
 
 
 class GRPO(Resumable):
     """TRL's GRPOTrainer; completions hold no special tokens; `reward_functions` scores them."""
 
+    takes_opening = True  # whether completions get the opening that rewards want in front
     rewards_NK: Tensor  # of the last rollout on all devices; NaN where a reward did not judge
     forward_pass: CaptionForward | None = None  # what TRL's loss takes instead of one of its own
 
@@ -116,11 +119,6 @@ class GRPO(Resumable):
     def after_backward(self) -> None:
         """Update what is not the policy's, once the gradients of a batch are there."""
 
-    @property
-    def sharded(self) -> bool:
-        """Whether the weights may be spread over devices."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
     def log_metric(self, name: str, value: float) -> None:
         """Add a number to the step's log."""
         self._metrics["train"][name].append(value)
@@ -156,17 +154,19 @@ class GRPO(Resumable):
         return buffered[self._step % self.args.steps_per_generation]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        with self.timer("reference"):  # what is left of it beside vision, sampling and rewards
-            self.rollout = Rollout(inputs)
-            if self.vision_cache is None:
-                output = super()._generate_and_score_completions(inputs)
-            else:
-                output = super()._generate_and_score_completions(self.rollout.texts())
-                trl_logs.record_rollout(self, output)
-                self.log_metric("engine/vision_cache_hit_rate", self.vision_cache.hit_rate())
-        if self.alignment is not None:
-            output["image_features"] = self.alignment.row_features(inputs)
-        self.finish_rollout(output)
+        with whole_weights(self.model):  # for all that asks the model rank by rank
+            with self.timer("reference"):  # beside vision, sampling, rewards
+                self.rollout = Rollout(inputs)
+                if self.vision_cache is None:
+                    output = super()._generate_and_score_completions(inputs)
+                else:
+                    output = super()._generate_and_score_completions(self.rollout.texts())
+                    trl_logs.record_rollout(self, output)
+            if self.alignment is not None:
+                output["image_features"] = self.alignment.row_features(inputs)
+            finish_reference(self, output)
+            self.finish_rollout(output)
+            finish_opening(self, output)
         self.last_rollout.judged(self.rewards_NK, self._logs["advantages"])
         return output
 
@@ -197,6 +197,7 @@ class GRPO(Resumable):
         if self.forward_pass is not None:
             return self.forward_pass.logps, self.forward_pass.entropies, None
         if self.vision_cache is None:
+            kwargs = forward_arguments(model, input_ids, kwargs)
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, keep, **kwargs
             )
@@ -236,6 +237,7 @@ class GRPO(Resumable):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         trl_logs.rename_reward_metrics(self._metrics["train"], self.reward_func_names)
+        trl_logs.mean_over_processes(self)
         self.log_completions = self.tables.due(logs, self.state.global_step, self._logs)
         with naming(f"{self.args.output_dir}/completions"):  # the table that TRL writes
             super().log(logs, start_time)

@@ -36,7 +36,7 @@ from ..scoring.aggregation import rank_failed
 from . import advantages as adv
 from .critic import Critic
 from .grpo import GRPO
-from .trl_logs import replace_newest
+from .trl_logs import log_advantages
 
 
 class PPO(GRPO):
@@ -110,9 +110,7 @@ class PPO(GRPO):
         if args.whiten_advantages:
             advantages = adv.whiten(advantages, mask, self._sum)
         output |= {"advantages": advantages, "returns": returns, "value_mask": mask}
-        per_caption = (advantages * mask).sum(1) / mask.sum(1).clamp(min=1)
-        caption_advantages = self.accelerator.gather(per_caption).tolist()
-        replace_newest(self._logs["advantages"], caption_advantages)
+        log_advantages(self, output)
         if kl is not None:
             self._steer_beta((kl * mask).sum(1))
         if kl is not None and args.kl_in_reward:  # TRL's loss, which logs it else, has none then

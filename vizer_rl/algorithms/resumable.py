@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from safetensors import SafetensorError
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from ..errors import Fault, UserError, user_message
 from ..files import checkpoints, load_tensors, seal
+from .whole_parts import WholeParts
 
 ASIDE = ".saving"  # in the run directory: the folder in which a checkpoint is written
 
 
-class Resumable(GRPOTrainer):
+class Resumable(WholeParts):
     """TRL's GRPOTrainer that goes on from a checkpoint as if it had never stopped.
 
     holders: name -> object of `state_dict` and `load_state_dict`, saved with every checkpoint.
@@ -38,6 +39,11 @@ class Resumable(GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.holders = {}
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights may be spread over devices."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._aside or super()._get_output_dir(trial)

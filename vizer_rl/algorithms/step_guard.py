@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
 
 from ..errors import UserError
+from ..policy.whole_weights import whole
 
 MAX_SKIPPED = 3  # steps in a row, at which the training ends
 
@@ -46,7 +48,7 @@ class StepGuard(TrainerCallback):
         **_: Any,
     ) -> None:
         grads = [p.grad for p in model.parameters() if p.grad is not None]
-        numbers = [*self._losses, *([torch.nn.utils.get_total_norm(grads)] if grads else [])]
+        numbers = [*self._losses, *([whole(get_total_norm(grads))] if grads else [])]
         self._losses = []
         finite = bool(torch.stack([x.float().reshape(()) for x in numbers]).isfinite().all())
         self.in_a_row = 0 if finite else self.in_a_row + 1

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..policy.lora import fast_disable_adapter
 from ..policy.shared_prefix.packing import CaptionForward, add_caption_head, unwrapped
+from ..policy.vision import token_type_inputs
 from ..scoring.reference_policy import ReferencePolicy
 
 VISION_KEYS = (  # what TRL's forward takes of its training batch, for the families we have
@@ -18,6 +19,9 @@ VISION_KEYS = (  # what TRL's forward takes of its training batch, for the famil
     "image_grid_thw",
     "num_images",
     "pixel_attention_mask",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
     "mm_token_type_ids",
 )
 
@@ -30,6 +34,8 @@ def row_per_completion(
     inputs: TRL's batch; log_probs: TRL's `_get_per_token_logps_and_entropies`.
     """
     ids = inputs["completion_ids"]
+    input_ids = torch.cat([inputs["prompt_ids"], ids], 1)
+    vision = {name: inputs[name] for name in VISION_KEYS if name in inputs}
     states: list[Tensor] = []
 
     def keep(_module: Any, _args: Any, output: Any) -> None:
@@ -39,15 +45,28 @@ def row_per_completion(
     try:
         logps, entropies, _ = log_probs(
             model,
-            torch.cat([inputs["prompt_ids"], ids], 1),
+            input_ids,
             torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
             ids.shape[1],
             compute_entropy=True,
-            **{name: inputs[name] for name in VISION_KEYS if name in inputs},
+            **forward_arguments(model, input_ids, vision),
         )
     finally:
         hook.remove()
     return CaptionForward(logps, entropies, torch.cat(states))
+
+
+def forward_arguments(model: Any, input_ids: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """TRL's arguments for its own forward, as it can take them and the model means them.
+
+    `batch_num_images` (LLaVA-OneVision) it hands on and does not take: one a row is the default.
+    `token_type_ids` are of just these tokens: TRL's are one to the left where both chat template
+    and tokenizer put a BOS first (Gemma 3).
+    """
+    kwargs = {name: value for name, value in kwargs.items() if name != "batch_num_images"}
+    if kwargs.get("token_type_ids") is None:
+        return kwargs
+    return kwargs | token_type_inputs(unwrapped(model), input_ids)
 
 
 def offer_states(trainer: Any, completion_ids: list[list[int]]) -> None:

@@ -27,6 +27,21 @@ def rename_reward_metrics(metrics: dict[str, list[float]], rewards: Iterable[str
                 metrics[key] = metrics.pop(f"rewards/{name}/{statistic}")
 
 
+def mean_over_processes(trainer: Any) -> None:
+    """Each metric that is to be logged becomes its mean over the processes that have it.
+
+    TRL's own are the same on all; seconds, cache hits, ViZer's loss and notes of rewards are not.
+    """
+    if trainer.accelerator.num_processes == 1:
+        return
+    metrics = trainer._metrics["train"]
+    own = {key: sum(values) / len(values) for key, values in metrics.items() if values}
+    processes = gather_object([own])
+    for key in dict.fromkeys(key for process in processes for key in process):
+        values = [process[key] for process in processes if key in process]
+        metrics[key] = [sum(values) / len(values)]
+
+
 def messages_to_text(column: deque[Any], printed: bool = False) -> None:
     """Prompts or completions as text: tables of W&B refuse TRL's lists of messages.
 
@@ -74,6 +89,18 @@ def replace_advantages(trainer: Any, output: dict[str, Any], advantages_N: Tenso
     output["advantages"] = local_rows(advantages_N, size, rank)
 
 
+def log_advantages(trainer: Any, output: dict[str, Any]) -> None:
+    """Put a rollout's advantages, those of tokens as a caption's mean, in the place of the logged.
+
+    advantages: (B,), or (B, T) beside `value_mask`, the tokens that learn.
+    """
+    advantages = output["advantages"]
+    if advantages.ndim > 1:
+        mask = output["value_mask"]
+        advantages = (advantages * mask).sum(1) / mask.sum(1).clamp(min=1)
+    replace_newest(trainer._logs["advantages"], trainer.accelerator.gather(advantages).tolist())
+
+
 def log_caption_kl(trainer: Any, mask: Tensor) -> None:
     """Beside a `kl` that is new in the log, which is of a token, log `kl_per_caption`.
 
@@ -88,7 +115,7 @@ def log_caption_kl(trainer: Any, mask: Tensor) -> None:
 
 
 def record_rollout(trainer: Any, output: dict[str, Any]) -> None:
-    """Put the rows' prompts into TRL's rollout, their images into its log; count tokens."""
+    """Put the rows' prompts into TRL's rollout, their images into its log; count tokens, hits."""
     rollout = trainer.rollout
     output[PROMPT_IDX_KEY] = rollout.prompt_idx
     if trainer.log_multimodal:
@@ -96,3 +123,4 @@ def record_rollout(trainer: Any, output: dict[str, Any]) -> None:
     tokens = rollout.tokens(output["completion_mask"])
     config, passes = unwrapped(trainer.model).config.get_text_config(), 4 + (trainer.beta != 0)
     trainer.timer.count(*tokens, len(rollout.prompts), config, passes)
+    trainer.log_metric("engine/vision_cache_hit_rate", trainer.vision_cache.hit_rate())

@@ -16,6 +16,7 @@ from ..policy.shared_prefix.attention import MIN_FLEX_LENGTH, faster_kernel
 from ..policy.shared_prefix.packing import layout, unwrapped
 from ..policy.shared_prefix.rollout import Rollout
 from ..policy.shared_prefix.sampler import sample
+from .opening import with_opening
 
 
 def generation_arguments(args: GRPOConfig, model: Any, processor: Any) -> dict[str, Any]:
@@ -63,11 +64,13 @@ def sample_completions(trainer: Any, rollout: Rollout) -> list[list[int]]:
             static_shapes=cuda and not synced,
             generation_config=trainer.generation_config,
         )
+    completions = with_opening(trainer, rollout, sampled.ids)
     interval = args.steps_per_generation * trainer.num_iterations
     exact = trainer.model.dtype == torch.float32 and not (args.bf16 or args.fp16)
-    if args.gradient_accumulation_steps % interval and exact:  # TRL asks for old log-probs
+    sampled_so = exact and completions == sampled.ids
+    if args.gradient_accumulation_steps % interval and sampled_so:  # TRL asks for old log-probs
         rollout.keep_old_logps(sampled.logps)
-    return sampled.ids
+    return completions
 
 
 def choose_attention(trainer: Any, rollout: Rollout, completions: Sequence[list[int]]) -> None:

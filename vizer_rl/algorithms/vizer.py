@@ -30,6 +30,7 @@ from ..policy.hidden_states import caption_tokens, token_states
 from ..policy.shared_prefix.vision_cache import VisionCache
 from .alignment_loss import AlignmentLoss, ImageFeatures, connector_features, pooled
 from .grpo import GRPO
+from .trl_logs import log_advantages
 
 MIN_CAPTIONS = 16
 CHUNK = 32  # captions in one pass of stage 1
@@ -39,9 +40,12 @@ MAPPER_FILE = "mapper.pt"  # in the run directory
 class ViZer(GRPO):
     """GRPO's trainer without advantages: ViZer's loss and the KL are all there is."""
 
+    takes_opening = False  # no reward moves it, so it would never learn to say one
+
     def finish_rollout(self, output: dict[str, Any]) -> None:
         """Set every advantage to 0."""
         output["advantages"] = torch.zeros_like(output["advantages"])
+        log_advantages(self, output)
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,12 @@ def audit(parts: RunParts, *, thorough: bool = True) -> dict[str, Any]:
             "milliseconds": judges.milliseconds,
         }
         if sample.attacked:
-            attacks = AttackScores(judges, sample, scores)
+            attacks = AttackScores(judges, sample, scores, thorough)
             result["attacks"] = attacks.metrics()
+            result["together"] = attacks.together()
             result["trust"] = attacks.trust()
+            result["no_certainty"] = attacks.objection
+            result["favourites"] = attacks.favourites()
             result["worst"] = attacks.worst(MAX_EXAMPLES)
             result["controls"] = image_control(judges, sample, scores, thorough)
             result["controls"]["policy"] = policy_control(judges, sample)

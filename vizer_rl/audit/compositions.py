@@ -1,8 +1,8 @@
-"""Compositional attacks: those of SugarCrepe and ARO that the audit lacks, for a scorer's passport.
+"""Compositional attacks, those of SugarCrepe and ARO: what real CLIPs fail at.
 
-Pure text, like `attacks`, whose list the verdict of an audit goes by: these are kept apart from it.
-SugarCrepe (arXiv 2306.14610) replaces, swaps and adds; ARO (arXiv 2210.01936) asks for the right
-word order of five. Theirs are checked by people or by language models, these by the policy at best.
+Pure text, like `attacks`. SugarCrepe (arXiv 2306.14610) replaces, swaps and adds; ARO (arXiv
+2210.01936) asks for the right word order of five. Theirs are checked by people or by language
+models; these, in an audit, by its judges, and in a scorer's passport by the policy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rewards.lib.lexicon import (
     words_of,
 )
 
-from .attacks import Attack, Pair, Subject
+from .attacks import ATTACKS, Attack, Pair, Subject
 
 CONVERSE = (  # of a longer phrase before any of its parts
     ("left of", "right of"),
@@ -35,6 +35,7 @@ CONVERSE = (  # of a longer phrase before any of its parts
     ("on", "under"),
 )
 SYMMETRIC = {"and", "or", "with", "near", "beside", "next", "to", "by", "a", "an", "the", "other"}
+OF_FIVE = "order of five"  # one choice: the right one is above all four others
 MAX_ADDED = 12  # nouns that one is drawn from, the most frequent first
 TRIES = 20  # shuffles until one is new
 
@@ -171,11 +172,12 @@ def _as_sentence(caption: str, words: list[str]) -> str:
 
 
 COMPOSITIONS = (
-    Attack("relation replaced", "into its converse", "", relation_replaced, True),
-    Attack("objects exchanged", "two noun phrases", "", objects_exchanged, True),
-    Attack("attributes exchanged", "of two nouns", "", attributes_exchanged, True),
-    Attack("object added", "that is not there", "", object_added, True),
-    Attack("attribute added", "that is not there", "", attribute_added, True),
-    Attack("order of five", "against four shuffles", "", order_of_five),
-    Attack("negated", "what it names first, denied", "", negated, True),
+    Attack("relation replaced", "into its converse", "certainty", relation_replaced, True),
+    Attack("objects exchanged", "two noun phrases", "certainty", objects_exchanged, True),
+    Attack("attributes exchanged", "of two nouns", "certainty", attributes_exchanged, True),
+    Attack("object added", "that is not there", "region_grounding", object_added, True),
+    Attack("attribute added", "that is not there", "certainty", attribute_added, True),
+    Attack(OF_FIVE, "against four shuffles", "fluency", order_of_five),
+    Attack("negated", "what it names first, denied", "fluency", negated, True),
 )
+ALL_ATTACKS = (*ATTACKS, *COMPOSITIONS)

@@ -17,13 +17,12 @@ from ..evaluation.statistics import (
     estimate,
     mean,
     number,
-    per_image,
     spearman,
-    wins,
     within,
 )
-from .attack_scores import SUM, Metrics, group_sums, weighted_sums
+from .caption_scores import SUM, Metrics, group_sums, weighted_sums
 from .judges import UNCHANGED, Judges
+from .picks import picks, signs
 from .sample import GROUP_SIZE, CaptionSample, other_images, sample_scores
 
 BEST_OF = (1, 2, 4, GROUP_SIZE)
@@ -48,13 +47,11 @@ def image_control(
         for turn in turns:
             ids = [sample.image_ids[turn[n]] for n in attacked]
             other = judges.score(ids, captions, completion_ids, 1, perturbation)
-            rates[SUM].append(wins(*group_sums(judges, scores_KNG, sample, attacked, own, other)))
+            rates[SUM].append(signs(*group_sums(judges, scores_KNG, sample, attacked, own, other)))
             for k, name in enumerate(judges.names):
-                rates[name].append(wins(own[k], other[k]))
+                rates[name].append(signs(own[k], other[k]))
         images = [n for _ in turns for n in attacked]
-        metrics[kind] = {
-            name: estimate(per_image(np.concatenate(r), images)) for name, r in rates.items()
-        }
+        metrics[kind] = {name: picks(np.concatenate(r), images) for name, r in rates.items()}
     return metrics
 
 
@@ -64,7 +61,7 @@ def policy_control(judges: Judges, sample: CaptionSample) -> Metrics | None:
     own = judges.log_probs([sample.image_ids[n] for n in sample.attacked], captions)
     shuffled = other_images(len(sample.image_ids), 0)
     other = judges.log_probs([sample.image_ids[shuffled[n]] for n in sample.attacked], captions)
-    rate = estimate(wins(own, other))
+    rate = picks(signs(own, other), sample.attacked)
     return dict(rate) if rate else None
 
 

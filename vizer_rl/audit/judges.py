@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from rewards import Bank, Encoder
 from rewards.lib.chunks import caption_cosines
+from rewards.lib.images import Picked
 
 from ..data.lazy import LazyImages
 from ..data.perturb import View
@@ -20,10 +23,12 @@ from ..policy import load
 from ..policy.shared_prefix.vision_cache import VisionCache
 from ..scoring.reference_policy import ReferencePolicy
 from ..scoring.reward_functions import RewardFunctions
+from .opening_attacks import attacks_for
 
 Perturbation = tuple[str, View | None]  # suffix of the image ids, what is done to each image
 UNCHANGED: Perturbation = ("", None)
 CACHED_IMAGES = 32  # decoded
+TOGETHER = 16  # images whose captions are read at a time
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Judges:
         self.load = lru_cache(CACHED_IMAGES)(parts.images.load)
         self.weights = [reward.weight for reward in parts.scoring.rewards]
         self.names = [reward.name for reward in parts.scoring.rewards]
+        self.attacks = attacks_for(parts.scoring.opening)
         self.milliseconds = dict.fromkeys(self.names, 0.0)
         policy = parts.reference.model, parts.reference.processor
         self.eos_ids, self.end_id = load.eos_ids(*policy), load.end_id(*policy)
@@ -109,8 +115,31 @@ class Judges:
 
     def log_probs(self, ids: Sequence[str], captions: Sequence[str]) -> np.ndarray:
         """(rows,) log-probability of each caption's tokens under the reference policy, in nats."""
-        pairs = list(dict.fromkeys(zip(ids, captions, strict=True)))  # without repetition
-        images = self.images([image_id for image_id, _ in pairs])
-        log_probs = self.parts.reference.log_probs([caption for _, caption in pairs], images)
-        totals = {pair: float(t.sum()) for pair, t in zip(pairs, log_probs, strict=True)}
-        return np.array([totals[pair] for pair in zip(ids, captions, strict=True)])
+        return self.by_image(ids, captions, self._log_probs)
+
+    def _log_probs(
+        self, ids: Sequence[str], captions: Sequence[str], images: Sequence[Image]
+    ) -> list[float]:
+        log_probs = self.parts.reference.log_probs(captions, images, packed=True)
+        return [float(t.sum()) for t in log_probs]
+
+    def by_image(
+        self,
+        ids: Sequence[str],
+        captions: Sequence[str],
+        values: Callable[[Sequence[str], Sequence[str], Sequence[Image]], list[float]],
+    ) -> np.ndarray:
+        """(rows,) values(ids, captions, images) of the different rows, TOGETHER images at a time.
+
+        Captions of one image stand together and have the same object as image: they share a pass.
+        """
+        rows = groupby(sorted({*zip(ids, captions, strict=True)}), lambda row: row[0])
+        groups, result = [list(group) for _, group in rows], dict[tuple[str, str], float]()
+        for start in range(0, len(groups), TOGETHER):
+            chunk = groups[start : start + TOGETHER]
+            images = self.images([group[0][0] for group in chunk])
+            shared = Picked(images, [k for k, group in enumerate(chunk) for _ in group])
+            own = [row for group in chunk for row in group]
+            names, texts = [name for name, _ in own], [text for _, text in own]
+            result |= zip(own, values(names, texts, shared), strict=True)
+        return np.array([result[row] for row in zip(ids, captions, strict=True)], float)

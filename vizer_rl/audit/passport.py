@@ -21,13 +21,12 @@ from rewards.lib.lexicon import Lexicon
 from ..data.lazy import LazyImages
 from ..evaluation.statistics import estimate, per_image
 from ..scoring.reference_policy import ReferencePolicy
-from .attack_scores import NEAR_DUPLICATE, AttackPair
-from .attacks import ATTACKS, Subject, pairs_of
-from .compositions import COMPOSITIONS
+from .attack_pairs import NEAR_DUPLICATE, AttackPair
+from .attacks import Subject, pairs_of
+from .compositions import ALL_ATTACKS, OF_FIVE
 from .sample import other_images
 
 TIE = 1e-5  # cosines in float32 that are nearer to each other differ by rounding
-OF_FIVE = "order of five"  # the right one is above all four others
 OTHER_IMAGE = "another image"
 BLIND = ("words", "text")  # judges without the image
 MODELS = ("B/32 OpenAI", "L/14 OpenAI", "L/14 DataComp", "H/14 LAION 2B")
@@ -73,7 +72,7 @@ def passport(
     if policy is not None:
         margins_P["text"] = _text_margins(policy, pairs)
     rows = {}
-    for attack in (*ATTACKS, *COMPOSITIONS):
+    for attack in ALL_ATTACKS:
         places = [p for p, pair in enumerate(pairs) if pair.attack.name == attack.name]
         margins = {judge: margin[places] for judge, margin in margins_P.items()}
         rows[attack.name] = _row(attack.name, margins, [pairs[p].n for p in places])
@@ -100,7 +99,7 @@ def _pairs(scorer: Encoder, captioned: Captioned) -> list[AttackPair]:
         unrelated = captioned.captions[others[-1] if others else n][0]
         context = min(scorer.context_length, 512)
         subject = Subject(captions[0], tuple(captions), next(near, None), unrelated, context)
-        for attack in (*ATTACKS, *COMPOSITIONS):
+        for attack in ALL_ATTACKS:
             changed, _ = pairs_of(attack, subject, lexicon, image_id)
             pairs += [AttackPair(attack, n, better, worse) for better, worse in changed]
     return pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import printable
-from .verdict import CHANCE, MIN_WIN_RATE
+from .thresholds import CHANCE, MIN_WIN_RATE, SHOWN_TIES
 
 STYLE = {"pass": "green", "warn": "yellow", "fail": "red"}
 SUMMARY = {
@@ -20,7 +20,8 @@ SUMMARY = {
     "warn": "may be trained with; know the risks",
     "fail": "training with this will not make the captions truer",
 }
-LABEL_WIDTH, REWARD_WIDTH = 43, 11  # columns of the terminal: first cells of a row, each reward
+Row = tuple[str, Mapping[str, Any], bool]  # title, values by reward, whether they are shares
+LABEL_WIDTH, REWARD_WIDTH = 48, 11  # columns of the terminal: first cells of a row, each reward
 
 
 def show(console: Console, result: Mapping[str, Any]) -> None:
@@ -28,10 +29,15 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
     console.print(_title(result))
     console.print(_lines(result))
     if "attacks" in result:
-        console.print("\nHow often the original beats the attacked caption (95 % interval):")
+        console.print(
+            "\nHow often the original beats the attacked caption (95 % interval), and, behind a =, "
+            "ties:"
+        )
         console.print(_attacks(result, console.width))
+        console.print("\nAll attacks, with the image, with another one, and by length alone:")
+        console.print(_rows(result, console.width, together_rows(result)))
         console.print("\nWhat the rewards go by (within an image's captions):")
-        console.print(_controls(result, console.width))
+        console.print(_rows(result, console.width, control_rows(result)))
     more = len(result["rewards"]) - len(_columns(result, console.width))
     if more:
         console.print(f"({more} more rewards: see the page)")
@@ -80,16 +86,23 @@ def _short(value: float) -> str:
     return re.sub(r"\b0\.", ".", f"{value:.2f}")
 
 
-def _rate(estimate: Mapping[str, float] | None, interval: bool = False) -> Text:
-    """A share; red below chance, yellow below MIN_WIN_RATE."""
+def _rate(
+    estimate: Mapping[str, Any] | None, interval: bool = False, chance: float = CHANCE
+) -> Text:
+    """A share; red below chance, yellow below MIN_WIN_RATE; behind it the ties."""
     if estimate is None:
         return Text("–", style="dim")
     value = estimate["value"]
-    style = "" if value >= MIN_WIN_RATE else "yellow" if value >= CHANCE else "red"
-    text = _short(value)
+    style = "" if value >= MIN_WIN_RATE else "yellow" if value >= chance else "red"
+    text = Text(_short(value), style=style)
     if interval:
-        text += f" [{_short(estimate['low'])}, {_short(estimate['high'])}]"
-    return Text(text, style=style)
+        text.append(f" [{_short(estimate['low'])}, {_short(estimate['high'])}]")
+    return text.append(_ties(estimate), style="dim")
+
+
+def _ties(estimate: Mapping[str, Any]) -> str:
+    tied = estimate.get("tied", 0.0)
+    return f" ={_short(tied)}" if tied > SHOWN_TIES else ""
 
 
 def _attacks(result: Mapping[str, Any], width: int) -> Table:
@@ -97,30 +110,37 @@ def _attacks(result: Mapping[str, Any], width: int) -> Table:
     table = _table("attack", "pairs", "weighted sum", *shown)
     for name, attack in result["attacks"].items():
         won = attack["wins"]
-        cells = [_rate(won[reward]) for reward in shown]
-        table.add_row(name, str(attack["pairs"]), _rate(won["sum"], True), *cells)
+        chance = attack["chance"]
+        cells = [_rate(won[reward], chance=chance) for reward in shown]
+        table.add_row(name, str(attack["pairs"]), _rate(won["sum"], True, chance), *cells)
     return table
 
 
-def _plain(value: Mapping[str, float] | float | None) -> str:
+def _plain(value: Mapping[str, Any] | float | None) -> str:
     if value is None:
         return "–"
-    number = value if isinstance(value, float) else value["value"]  # type: ignore[index]
-    return _short(number)
+    if isinstance(value, int | float):
+        return _short(value)
+    return _short(value["value"]) + _ties(value)
 
 
-def _controls(result: Mapping[str, Any], width: int) -> Table:
+def _rows(result: Mapping[str, Any], width: int, rows: Iterable[Row]) -> Table:
     shown = ["sum", *_columns(result, width)]
     table = _table("", *("weighted sum" if name == "sum" else name for name in shown))
-    for title, values, _ in control_rows(result):
+    for title, values, _ in rows:
         table.add_row(title, *(_plain(values.get(name)) for name in shown))
     return table
 
 
-def control_rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], bool]]:
-    """Rows of the control table: a title, the values by reward, whether they are win rates."""
+def together_rows(result: Mapping[str, Any]) -> list[Row]:
+    """Rows on all attacks: the original against one attacked caption or three; without image."""
+    return [(title, values, True) for title, values in result["together"].items()]
+
+
+def control_rows(result: Mapping[str, Any]) -> list[Row]:
+    """Rows on what the rewards go by."""
     order, images, truth = result["order"], result["controls"], result.get("truth")
-    rows: list[tuple[str, Mapping[str, Any], bool]] = [
+    rows: list[Row] = [
         ("right image beats another", images["other"], True),
         ("right image beats blank", images.get("blank", {}), True),
         ("agrees with held-out scorer", order["heldout"], False),

@@ -6,15 +6,16 @@ setting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Image
 
 from ..evaluation.report.html import document, findings, picture, table, text
-from .report_console import SUMMARY, control_rows
-from .verdict import CHANCE, MIN_WIN_RATE
+from .report_console import SUMMARY, Row, control_rows, together_rows
+from .thresholds import CHANCE, MIN_WIN_RATE, SHOWN_TIES
 
+JUDGES = ("weighted sum", "held-out scorer", "policy, likelihood", "policy, certainty")
 CSS = """
 .examples { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
@@ -54,16 +55,30 @@ def _name(reward: str) -> str:
     return "weighted sum" if reward == "sum" else text(reward).replace("_", " ")
 
 
-def _value(value: Mapping[str, float] | float | None, rate: bool = False) -> str:
-    """A number, with its interval in small print; coloured where it is a rate."""
+def _value(
+    value: Mapping[str, Any] | float | None, rate: bool = False, chance: float = CHANCE
+) -> str:
+    """A number, with interval and ties in small print; coloured where it is a share."""
     if value is None:
         return "–"
     if isinstance(value, int | float):
         return f"{value:.2f}"
     mean = value["value"]
-    level = "pass" if mean >= MIN_WIN_RATE else "warn" if mean >= CHANCE else "fail"
+    level = "pass" if mean >= MIN_WIN_RATE else "warn" if mean >= chance else "fail"
     shown = f'<span class="{level}">{mean:.2f}</span>' if rate else f"{mean:.2f}"
-    return f"{shown} <small>{value['low']:.2f}–{value['high']:.2f}</small>"
+    tied = f", tied {value['tied']:.2f}" if value.get("tied", 0.0) > SHOWN_TIES else ""
+    return f"{shown} <small>{value['low']:.2f}–{value['high']:.2f}{tied}</small>"
+
+
+def _small(label: str, value: Mapping[str, Any] | None) -> str:
+    """A value in small print under another one; nothing where there is none."""
+    return f"<br/><small>{label} {value['value']:.2f}</small>" if value else ""
+
+
+def _cells(rows: Iterable[Row], names: Sequence[str]) -> list[list[str]]:
+    return [
+        [title, *(_value(values.get(n), share) for n in names)] for title, values, share in rows
+    ]
 
 
 def _attacks(result: Mapping[str, Any]) -> Iterable[str]:
@@ -71,41 +86,67 @@ def _attacks(result: Mapping[str, Any]) -> Iterable[str]:
     rows = []
     for name, attack in result["attacks"].items():
         reach = "–" if attack["in_reach"] is None else f"{100 * attack['in_reach']:.0f} %"
-        cells = (_value(attack["wins"][reward], True) for reward in rewards)
+        blind, chance = attack["text_only"], attack["chance"]
+        cells = [
+            _value(attack["wins"][reward], True, chance) + _small("text only", blind.get(reward))
+            for reward in rewards
+        ]
         about = f"{text(name)}<br/><small>{text(attack['about'])}</small>"
-        rows.append([about, str(attack["pairs"]), reach, *cells])
+        length = _value(attack["length_only"])
+        rows.append([about, str(attack["pairs"]), reach, *cells, length])
     yield "<h2>Attacks</h2>"
     yield (
         "<p>How often the original beats the attacked caption, with its 95 % interval: .5 is "
         "chance, .9 is wanted before any training. In reach: share of the attacked captions that "
         "the policy finds at most 10 nats less likely than the original, so that training will "
-        "come upon them. A swapped word or a neighbour's caption may be right after all; only "
-        "pairs count in which the held-out scorer and the frozen policy prefer the original.</p>"
+        "come upon them. A changed word or a neighbour's caption may be right after all; only "
+        "pairs count in which the held-out scorer and the frozen policy prefer the original, and "
+        "its certainty of words does not prefer the other. A tie is neither right nor wrong. "
+        "Text only: the same reward with another image in its place; length only: the caption with "
+        "more words. What these get right too, the image did not add. Of five, .2 is chance.</p>"
     )
-    yield table(["attack", "pairs", "in reach", *map(_name, rewards)], rows)
+    yield table(["attack", "pairs", "in reach", *map(_name, rewards), "length only"], rows)
+    yield "<h2>All attacks</h2>"
+    yield (
+        "<p>The original against one attacked caption of its image (.5 is chance), and against "
+        "three of them at the same time (.25 is chance), whichever they are.</p>"
+    )
+    yield table(["", *map(_name, rewards)], _cells(together_rows(result), rewards))
+    yield "<h2>What the other judges prefer</h2>"
+    yield (
+        "<p>How often each prefers the original, of all pairs, contested ones too; the policy by "
+        "its likelihood, less that with another image, and by its certainty of the words that have "
+        f"a class. {text(result['no_certainty'])}</p>"
+    )
+    judges = ("heldout", "policy", "certainty")
+    rows = [
+        [text(name), *(_value(attack["judges"][judge]) for judge in judges)]
+        for name, attack in result["attacks"].items()
+    ]
+    yield table(["attack", *JUDGES[1:]], rows)
 
 
 def _controls(result: Mapping[str, Any]) -> Iterable[str]:
     names = ["sum", *result["rewards"]]
     order = result["order"]
-    rows = [
-        [title, *(_value(values.get(n), rate) for n in names)]
-        for title, values, rate in control_rows(result)
-    ]
     yield "<h2>What the rewards go by</h2>"
     yield (
         "<p>To agree and to go with length are rank correlations within the captions of one image, "
         "averaged over images. Moved by mild changes: the spread of a caption's scores under crops "
         "and light, by the spread over captions; near 1 it is noise.</p>"
     )
-    yield table(["", *map(_name, names)], rows)
+    yield table(["", *map(_name, names)], _cells(control_rows(result), names))
+    kinds = ("reward", "heldout", "policy", "certainty")
     judges = [
-        [text(kind), *(_value(rates[judge], True) for judge in ("reward", "heldout", "policy"))]
+        [text(kind), *(_value(rates[judge], True) for judge in kinds)]
         for kind, rates in result["trust"].items()
     ]
     yield "<h2>Who can be trusted</h2>"
-    yield "<p>How often each is right about a swapped word where the two others agree.</p>"
-    yield table(["swapped", "weighted sum", "held-out scorer", "frozen policy"], judges)
+    yield (
+        "<p>How often each is right about a swapped word where the others agree; the policy's two "
+        "are not held to each other.</p>"
+    )
+    yield table(["swapped", *JUDGES], judges)
     if order["between"]:
         yield "<h2>Rewards that say the same</h2>"
         pairs = ([text(p).replace("_", " "), _value(v)] for p, v in order["between"].items())

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..assets import RUN_FILES
+from ..errors import ConfigError, path_not_found
 from .overrides import apply_override, choose_profile, contains, merge, profile_overlays, read_yaml
 from .problems import Problem, raise_problems
 from .recipe import add_recipe
 from .schema import Run
 from .trainer_settings import GRPOSettings
 from .validate import RESOLVED, setting_problems
-from .validate_files import Overwrite, file_problems
+from .validate_files import Overwrite, directory_problems, file_problems
 
 
 def load_run(
@@ -25,7 +27,7 @@ def load_run(
 
     The run directory is checked too unless both flags are None. ConfigError lists all mistakes.
     """
-    tree = read_yaml(path)
+    tree = read_yaml(path := run_file(path))
     pairs = [(key.strip(), eq, text) for key, eq, text in (o.partition("=") for o in overrides)]
     problems: list[Problem] = [((key,), "not section.key=value") for key, eq, _ in pairs if not eq]
     requested = [tree.pop("profile", "auto")]
@@ -59,3 +61,20 @@ def load_run(
     for key in RESOLVED:
         settings.setdefault("train", {}).setdefault(key, getattr(GRPOSettings, key))
     return Run.model_validate(settings, context={"why_profile": why_profile})
+
+
+def run_file(path: Path) -> Path:
+    """The file itself or, where there is none of a plain name, the one that ships by that name."""
+    shipped = RUN_FILES / path.name
+    if path.exists() or not shipped.is_file():
+        return path
+    if path.parent != Path():
+        here = f"the package has one: write {path.name}"
+        raise ConfigError(f"run file {path_not_found(path)}; {here}")
+    return shipped
+
+
+def check_directory(run: Run, resume: bool, overwrite: Overwrite) -> None:
+    """ConfigError where the directory of a run is in use, or there is nothing to resume in it."""
+    problems = directory_problems(run.directory, resume, overwrite)
+    raise_problems(run.directory, [(("name",), why) for why in problems])

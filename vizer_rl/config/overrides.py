@@ -11,6 +11,7 @@ import yaml
 
 from ..errors import ConfigError, nearest_allowed, path_not_found
 from .problems import Loc, Problem, field_at
+from .schema import ImageSources
 
 PROFILES = ("auto", "scenes", "full")
 
@@ -112,7 +113,9 @@ def apply_override(settings: dict[str, Any], key: str, text: str) -> list[Proble
         value = text
     loc = tuple(key.split("."))
     field = field_at(loc)
-    if field and field.annotation in (str, str | None) and text[:1] not in ("'", '"'):
+    several = isinstance(value, dict) and text.startswith("{")  # weights of image sources
+    plain = (str, str | None) if several else (str, str | None, ImageSources)
+    if field and field.annotation in plain and text[:1] not in ("'", '"'):
         value = None if text in ("null", "~") else text
     if loc[0] == "rewards" and len(loc) > 1:
         rewards = settings.setdefault("rewards", {})

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ..errors import ConfigError, nearest_allowed
+from ..errors import ConfigError, masked, nearest_allowed
 from .schema import Run, Section
 
 Loc = tuple[str, ...]
@@ -27,7 +27,7 @@ RENAMED: dict[Loc, str] = {  # an old name is refused with the new one
 def raise_problems(path: Path, problems: list[Problem]) -> None:
     """ConfigError with one line per problem of this run file, if there is any."""
     if problems:
-        lines = [f"  {'.'.join(loc)}: {text}" for loc, text in dict.fromkeys(problems)]
+        lines = [masked(f"  {'.'.join(loc)}: {text}") for loc, text in dict.fromkeys(problems)]
         raise ConfigError("\n".join([f"{path} cannot be run:", *lines]))
 
 

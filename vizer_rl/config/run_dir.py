@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, Field
 
+from ..data.open_source import is_folder
 from ..data.sources import ImageFolder
 from ..errors import UserError, masked, path_not_found
 from ..files import read_json, write_text
@@ -46,14 +47,14 @@ def read_run(directory: Path) -> Run:
 
 
 def read_heldout(run_directory: Path) -> dict[str, Any]:
-    """{"source": folder, "ids": [...], "drawn": whether they are scenes}, written by training."""
+    """{"source": address, "ids": [...], "drawn": whether they are scenes}, written by training."""
     path = run_directory / "heldout.json"
     if not path.is_file():
         raise UserError(
             f"run '{run_directory}' has no heldout.json, which says what images to evaluate on"
         )
     heldout: dict[str, Any] = read_json(path, _Heldout).model_dump()
-    if not Path(heldout["source"]).is_dir():
+    if is_folder(heldout["source"]) and not Path(heldout["source"]).is_dir():
         raise UserError(
             f"held-out images of run '{run_directory}': {path_not_found(Path(heldout['source']))}"
         )
@@ -136,6 +137,6 @@ def write_run_dir(
     write_text(directory / "config.yaml", run.to_yaml())
     write_text(directory / "environment.json", json.dumps(environment, indent=1))
     drawn = run.data.images is None
-    ids = {"source": str(heldout.root.resolve()), "ids": heldout.ids, "drawn": drawn}
+    ids = {"source": heldout.address, "ids": heldout.ids, "drawn": drawn}
     write_text(directory / "heldout.json", json.dumps(ids))
     images.write_skipped(directory / "skipped.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     PrivateAttr,
 )
 
@@ -23,7 +25,18 @@ def _folder_name(name: str) -> str:
     return name
 
 
+def _image_sources(value: object) -> object:
+    several = value.items() if isinstance(value, dict) else ()
+    weights = all(isinstance(key, str) and type(w) in (int, float) for key, w in several)
+    if value is None or isinstance(value, str):
+        return value
+    if several and weights and all(0 < weight < math.inf for _, weight in several):
+        return {source: float(weight) for source, weight in several}
+    raise ValueError("text, or a mapping of sources to weights above 0")
+
+
 Recipe = Literal["faithful", "balanced", "descriptive"]
+ImageSources = str | dict[str, float] | None
 READ_OFF = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1's off
 
 
@@ -41,6 +54,20 @@ class Lora(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the adapter")
 
 
+class TrainedParts(Section):
+    """Each: `off`, `lora`, or `full`, all its weights, at a tenth of train.learning_rate."""
+
+    vision: Annotated[Literal["off", "lora", "full"], READ_OFF] = Field(
+        default="off", description="the vision tower; every pass encodes the image then"
+    )
+    connector: Annotated[Literal["off", "lora", "full"], READ_OFF] = Field(
+        default="off", description="what lies between tower and language model"
+    )
+    language: Annotated[Literal["off", "lora", "full", "qlora"], READ_OFF] = Field(
+        default="lora", description="qlora: LoRA on weights of 4 bits, by bitsandbytes"
+    )
+
+
 class Policy(Section):
     model: str = Field(description="`embedded` (ships with the package), a folder or a hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -50,22 +77,24 @@ class Policy(Section):
         default="auto", description="attention kernel; auto: sdpa, which a shared prefix needs"
     )
     image_splitting: bool = Field(
-        default=False, description="SmolVLM: tile large images, for more detail; false: one tile"
+        default=False, description="tile large images, for more detail, where a family has tiles"
     )
     max_image_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="of an image, all tiles; null: Qwen2-VL 512, SmolVLM its own",
+        description="of an image, all tiles; null: Qwen 512, others their processor's own",
     )
     instruct: bool | None = Field(
         default=None, description="answers questions; null: where its name says Instruct"
     )
-    lora: Lora = Field(default=Lora(), description="the adapter, all that is trained")
+    lora: Lora = Field(default=Lora(), description="the adapter, where a part says lora")
+    train: TrainedParts = Field(default=TrainedParts(), description="which parts learn, and how")
 
 
 class Data(Section):
-    images: str | None = Field(
-        default=None, description="folder, glob or file; null: the drawn scenes"
+    images: Annotated[ImageSources, PlainValidator(_image_sources)] = Field(
+        default=None,
+        description="any source of docs/images.md, or {source: weight}; null: the drawn scenes",
     )
     prompt: str = Field(default="Describe the image.", description="the prompt for every image")
     limit: int | None = Field(default=None, ge=1, description="maximum number of training images")

@@ -17,6 +17,7 @@ from ..errors import nearest_allowed, printable
 from ..policy.families import FAMILIES
 from .problems import Loc, Problem, section_of, type_problems, unknown_key
 from .schema import TRACKERS, Mapper
+from .trained_parts import trained_parts_problems
 from .trainer_settings import SETTINGS, GRPOSettings
 
 DERIVED = {  # TRL's settings that our own determine
@@ -57,6 +58,7 @@ def setting_problems(settings: dict[str, Any]) -> list[Problem]:
         *_batch(train),
         *_raft(train),
         *_mapper(settings, train),
+        *trained_parts_problems(settings),
         *_alarms(section_of(settings, "monitor")),
         *_trackers(section_of(settings, "tracking").get("report_to")),
     ]
@@ -67,6 +69,7 @@ def _texts(settings: Any, loc: Loc = ()) -> Iterator[Problem]:
     if isinstance(settings, dict | list):
         items = settings.items() if isinstance(settings, dict) else enumerate(settings)
         for key, value in items:
+            yield from _texts(key, loc)
             yield from _texts(value, (*loc, str(key)))
     elif isinstance(settings, str) and SECRET.search(settings):
         yield loc, "it holds a password or token, which would be written into the run directory"
@@ -82,7 +85,10 @@ def name_problems(settings: dict[str, Any]) -> Iterator[Problem]:
             yield (key,), f"{name!r} is unknown; {nearest_allowed(name, table)}"
     name, vllm = settings.get("family"), section_of(settings, "train").get("use_vllm")
     if vllm is True and isinstance(name, str) and name in FAMILIES and not FAMILIES[name].vllm:
-        yield ("train", "use_vllm"), f"True; allowed: false, for vLLM breaks {name}'s prompts"
+        yield (
+            ("train", "use_vllm"),
+            f"True; allowed: false, for vLLM breaks {name}'s prompts (trl#6294)",
+        )
 
 
 def _rewards(section: dict[str, Any]) -> Iterator[Problem]:

@@ -9,13 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..assets import ASSETS, SCORERS
-from ..data.sources import find_files
-from ..errors import ImageError, nearest_allowed, nearest_match, path_not_found
+from ..assets import ASSETS, EMBEDDED, POLICIES, SCORERS
+from ..data.open_source import check_source
+from ..errors import nearest_allowed, nearest_match, path_not_found
 from ..files import checkpoints
-from ..policy.families import FAMILIES
+from ..policy.families import FAMILIES, misfit
 from .problems import Loc, Problem, section_of
 from .schema import TRACKERS, Scorer
+from .trained_parts import missing_bits
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 Overwrite = bool | str | None  # "finished": a run that came to its end
@@ -30,8 +31,9 @@ def file_problems(
     if isinstance(captions, str) and not Path(captions).expanduser().is_file():
         yield ("mapper", "captions"), path_not_found(Path(captions))
     images = section_of(settings, "data").get("images")
-    if isinstance(images, str):
-        yield from ((("data", "images"), why) for why in _images(images))
+    if isinstance(images, str | dict):
+        each = map(str, images) if isinstance(images, dict) else [images]
+        yield from ((("data", "images"), why) for why in map(check_source, each) if why)
     elif images is None and settings["profile"] == "full":
         yield ("data", "images"), "profile full needs images: IMAGES=/folder or data.images=/folder"
     model = section_of(settings, "policy").get("model")
@@ -47,9 +49,10 @@ def file_problems(
             yield ("tracking", "report_to"), f"{name} is not installed here: pip install {name}"
     if settings["profile"] == "scenes":
         yield from _embedded(settings)
+    yield from missing_bits(settings)
     if (resume, overwrite) != (None, None) and isinstance(settings["name"], str):
         directory = Path("runs") / settings["name"]
-        yield from ((("name",), why) for why in _directory(directory, resume, overwrite))
+        yield from ((("name",), why) for why in directory_problems(directory, resume, overwrite))
 
 
 def _embedded(settings: dict[str, Any]) -> Iterator[Problem]:
@@ -62,19 +65,13 @@ def _embedded(settings: dict[str, Any]) -> Iterator[Problem]:
         if scorer in EMBEDDED_SCORERS and key in Scorer.model_fields:
             named["scorer", key] = scorer.replace("embedded:", "scorer-")
     for loc, name in named.items():
-        if not any(
+        if name not in EMBEDDED:
+            yield loc, f"no small checkpoint of {name} ships: {' and '.join(POLICIES)} have one"
+        elif not any(
             (ASSETS / name).glob("*.safetensors")
         ):  # the folder alone: a build that broke off
             how = "is not in this checkout: run `make scenes-assets`"
             yield loc, f"the embedded checkpoint {name} {how}"
-
-
-def _images(images: str) -> Iterator[str]:
-    try:
-        if not find_files(images)[1]:
-            yield f"'{images}' holds no file with the suffix of an image"
-    except ImageError as error:
-        yield str(error)
 
 
 def model_problems(model: str, family: object) -> Iterator[str]:
@@ -96,9 +93,8 @@ def model_problems(model: str, family: object) -> Iterator[str]:
         except ValueError as error:
             yield f"'{folder / 'config.json'}' is not JSON: {error}"
             return
-        if kind not in FAMILIES[family].model_types:
-            allowed = " or ".join(FAMILIES[family].model_types)
-            yield f"'{model}' is of type {kind!r}; allowed for family {family}: {allowed}"
+        if problem := misfit(kind, family):
+            yield f"'{model}' {problem}"
 
 
 def scorer_problems(scorer: str) -> Iterator[str]:
@@ -149,7 +145,8 @@ def _same_activation(model: str, tag: str) -> bool:
     return bool(built.get("quick_gelu", False) == trained.get("quick_gelu", False))
 
 
-def _directory(directory: Path, resume: bool | None, overwrite: Overwrite) -> Iterator[str]:
+def directory_problems(directory: Path, resume: bool | None, overwrite: Overwrite) -> Iterator[str]:
+    """Problems of a run directory: in use, or nothing in it to resume."""
     newest = next(iter(checkpoints(directory)), None)
     if overwrite == "finished":  # what was stopped on its way is not lost by starting it again
         overwrite = newest is None or (directory / "eval.json").is_file()

@@ -43,7 +43,7 @@ class _Rows:
         start = bisect_left(ids, image_id)
         for i in range(start, start + len(ids)):
             candidate = ids[i % len(ids)]
-            if str(self.images.root / candidate) not in skipped:
+            if self.images.place(candidate) not in skipped:
                 try:
                     return candidate, self.images.load(candidate)
                 except ImageError as error:

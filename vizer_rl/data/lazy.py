@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from .perturb import View
 
+S = TypeVar("S")
 T = TypeVar("T")
 Track = Callable[[Iterator[Any], int], Iterator[Any]]  # passes results on, and shows how many came
 WORKERS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
@@ -60,31 +61,30 @@ class LazyImages(Sequence[Image]):
 
         An image that does not decode raises its error where its turn comes.
         """
-        results = self._ahead(function)
+        results = ahead(lambda row: function(self[row]), range(len(self)))
         return self.track(results, len(self)) if self.track else results
-
-    def _ahead(self, function: Callable[[Image], T]) -> Iterator[T]:
-        pending = deque[Future[T]]()
-        with ThreadPoolExecutor(max(1, min(WORKERS, len(self)))) as pool:
-            try:
-                for row in range(len(self)):
-                    pending.append(pool.submit(self._apply, function, row))
-                    if len(pending) == AHEAD:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:  # an error, Ctrl-C or a reader that stops: what has not begun never begins
-                for future in pending:
-                    future.cancel()
-
-    def _apply(self, function: Callable[[Image], T], row: int) -> T:
-        return function(self[row])
 
     def identities(self) -> list[str] | None:
         """What names each image without decoding it; None for perturbed or nameless ones."""
         if self.identity is None or self.view is not None:
             return None
         return [self.identity(image_id) for image_id in self.ids]
+
+
+def ahead(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """function(item) for each item, in order; threads run it, at most AHEAD items ahead."""
+    pending = deque[Future[T]]()
+    with ThreadPoolExecutor(WORKERS) as pool:  # which starts a thread only where it has work
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) == AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # an error, Ctrl-C or a reader that stops: what has not begun never begins
+            for future in pending:
+                future.cancel()
 
 
 def map_rows(

@@ -30,6 +30,18 @@ class Control:
     how: str
 
 
+@dataclass(frozen=True)
+class Controls:
+    """Control rows by name, and what the run's rewards say of the captions before and after.
+
+    rewards: row ("base", "trained") to each image's scores by reward, and their "sum"; None where
+    a reward does not judge the caption.
+    """
+
+    rows: Mapping[str, Control]
+    rewards: Mapping[str, list[dict[str, float | None]]]
+
+
 def against_controls(columns: Mapping[str, Columns]) -> dict[str, Any]:
     """The keys "controls", "over_controls" and "verdict" of eval.json.
 

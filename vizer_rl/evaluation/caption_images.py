@@ -1,10 +1,10 @@
-"""Captions of given images before and after training, side by side, their doubtful words marked."""
+"""Captions of given images before and after training, side by side, their doubts marked."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 from rich.console import Console
@@ -13,19 +13,21 @@ from typing_extensions import TypedDict  # typing's is no type for pydantic befo
 from rewards.lib.lexicon import Lexicon
 from rewards.lib.word_classes import WordClasses
 
-from ..config.schema import Run
 from ..config.validate_files import scorer_problems
-from ..data.sources import ImageFolder, find_files
-from ..errors import ImageError, UserError, printable, user_message
+from ..errors import UserError, user_message
 from ..files import read_jsonl
 from ..policy import load
 from ..scoring import clip
-from .doubtful_words import LEGEND, doubtful_words, marked
+from ..scoring.reward import run_opening
+from .captioning.batches import Decoded
+from .captioning.models import load_captioner
+from .captioning.pictures import find_pictures
+from .captioning.progress import captioning_progress
+from .captioning.unsure_words import UnsureWords, dial
+from .doubtful_words import doubtful_words
+from .marks import legend, marked_words
 from .run_policy import RunPolicy, trained_run
 from .tables import PlainConsole, make_table
-
-# (image ids, images, captions) -> the captions with their doubtful words marked
-Marking = Callable[[list[str], list[Image], list[str]], list[str]]
 
 
 class _Captions(TypedDict):
@@ -35,67 +37,74 @@ class _Captions(TypedDict):
     trained: str
 
 
-def caption(run_directory: Path, sources: Sequence[Path]) -> None:
+def caption(run_directory: Path, sources: Sequence[str | Path]) -> None:
     """Print the captions of images before and after training, side by side, in the order given.
 
-    sources: files, folders and glob patterns; images are named from the deepest folder that holds
-    them all. What cannot be used is named and left out; UserError where nothing is left.
+    sources: of docs/images.md; images are named from the deepest folder that holds them all. What
+    cannot be used is named and left out; UserError where nothing is left.
     """
     console = PlainConsole()
     run = trained_run(run_directory)
-    names, missing = _image_files(sources)
-    if not names:
-        raise UserError("\n".join(missing))
-    for sentence in missing:
-        console.print(f"Left out: {printable(sentence)}", soft_wrap=True)
-    policy = RunPolicy(run, run_directory)
-    batches = [*policy.batches(ImageFolder("", Path(), names, {}), console)]
-    marking = _marking(run, run_directory, console)
-    folder = os.path.commonpath([Path(name).absolute().parent for name in names])
-    table, any_marked = make_table("image", "base", "trained"), False
-    for batch in batches:
-        base, trained = (marking(batch.ids, batch.pictures, c) for c in (batch.base, batch.trained))
-        any_marked |= (base, trained) != (batch.base, batch.trained)
-        for row in zip(batch.ids, base, trained, strict=True):
-            table.add_row(str(Path(row[0]).absolute().relative_to(folder)), *row[1:])
+    pictures, decoded = find_pictures(sources, console.print), Decoded()
+    for sentence in pictures.remarks:
+        console.print(sentence, soft_wrap=True)
+    policy = load_captioner(run, run_directory)
+    marking = _Marking(policy, run_directory, console)
+    table = make_table("image", "base", "trained")
+    with captioning_progress(console, "captioning", len(pictures.rows)) as advance:
+        for batch, images, count in decoded.batches(pictures.rows):
+            names = [picture.name for picture in batch]
+            with policy.before_training():
+                base = [caption.text for caption in policy.captions(images)] if names else []
+            trained = [caption.text for caption in policy.captions(images)] if names else []
+            sides = (marking(names, images, captions) for captions in (base, trained))
+            for row in zip(names, *sides, strict=True):
+                table.add_row(*row)
+            advance(count)
+    for why in decoded.left_out.values():
+        console.print(f"Left out: {why}", soft_wrap=True)
+    if not table.row_count:
+        raise UserError(f"not one of {len(pictures.rows)} images can be used")
     console.print(table)
-    if any_marked:
-        console.print(LEGEND)
+    for sentence in marking.legend():
+        console.print(sentence, soft_wrap=True)
 
 
-def _marking(run: Run, run_directory: Path, console: Console) -> Marking:
-    """What marks doubtful words; where it cannot, nothing, and a sentence says why."""
-    try:
-        for problem in scorer_problems(run.scorer.heldout):
-            raise UserError(f"the held-out scorer: {problem}")
-        rows = read_jsonl(run_directory / "captions.jsonl", _Captions)
-        texts = [text for row in rows for text in (row["base"], row["trained"])]
-        classes = WordClasses(Lexicon.learn(texts))
-        scorer = clip.OpenClip(run.scorer.heldout, load.device())
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        console.print(f"Doubtful words are not marked: {message}", soft_wrap=True)
-        return lambda ids, images, captions: captions
+class _Marking:
+    """Marks doubtful and unsure words; where it cannot, none, and a sentence says why."""
 
-    def mark(ids: list[str], images: list[Image], captions: list[str]) -> list[str]:
-        doubtful = doubtful_words(scorer, scorer.image_features(ids, images), captions, classes)
-        return [marked(text, words) for text, words in zip(captions, doubtful, strict=True)]
-
-    return mark
-
-
-def _image_files(sources: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """The files of all sources, each once, and a sentence for each source that has none."""
-    names, missing = dict[str, None](), list[str]()
-    for source in sources:
+    def __init__(self, policy: RunPolicy, run_directory: Path, console: Console) -> None:
+        run = policy.run
+        self.at_least, temperature = dial(run, run_directory)
+        self.words: list[dict[str, Any]] = []  # that were marked, by kind
+        self.scorer: clip.OpenClip | None = None
         try:
-            _, files = find_files(source)
-        except ImageError as error:
-            missing.append(f"image {str(error).removesuffix('.')}")
-            continue
-        names |= dict.fromkeys(map(str, files))
-        if not files:
-            missing.append(f"no image file in '{source}'")
-    return list(names), missing
+            for problem in scorer_problems(run.scorer.heldout):
+                raise UserError(f"the held-out scorer: {problem}")
+            rows = read_jsonl(run_directory / "captions.jsonl", _Captions)
+            texts = [text for row in rows for text in (row["base"], row["trained"])]
+            self.classes = WordClasses(Lexicon.learn(texts))
+            opening = run_opening(run)
+            self.scorer = clip.OpenClip(run.scorer.heldout, load.device(), opening=opening)
+        except Exception as error:
+            message = user_message(error)
+            if message is None:
+                raise
+            console.print(f"Doubtful words are not marked: {message}", soft_wrap=True)
+            return
+        self.unsure_words = UnsureWords(policy.reference, self.classes, self.at_least, temperature)
+
+    def __call__(self, ids: list[str], images: list[Image], captions: list[str]) -> list[str]:
+        """The captions of these images with marks."""
+        if self.scorer is None or not captions:
+            return captions
+        features = self.scorer.image_features(ids, images)
+        doubtful = doubtful_words(self.scorer, features, captions, self.classes)
+        unsure = self.unsure_words(captions, images)
+        rows = [*zip(captions, doubtful, unsure, strict=True)]
+        self.words += [{"doubtful": words, "unsure": others} for _, words, others in rows]
+        return [marked_words(*row) for row in rows]
+
+    def legend(self) -> list[str]:
+        """What the marks mean, of those that were set."""
+        return legend(self.words, self.at_least)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from ..config.run_dir import read_heldout
 from ..config.schema import Run
 from ..config.validate_files import scorer_problems
 from ..data.scenes import truth_of
-from ..data.sources import ImageFolder
+from ..data.sources import ImageFolder, reopen_images
 from ..errors import UserError, printable
 from ..files import write_jsonl, write_text
 from ..policy import load
 from ..scoring import clip
+from ..scoring.reward import run_opening
 from . import caption_metrics
-from .against_controls import Control, against_controls
+from .against_controls import Controls, against_controls
 from .before_after import Columns, before_after, columns_of
 from .label_free import LabelFree, diversity, judge, visual_dependence
 from .metrics.scene_facts import read_truth
@@ -41,8 +43,8 @@ from .run_policy import RunPolicy, decoded, trained_run
 from .tables import PlainConsole, print_controls, print_evaluation
 
 VERSION = 2  # of eval.json
-# Makes the control rows of a run: (run, images, the trained captions of these) -> rows by name.
-MakeControls = Callable[[Run, ImageFolder, list[str]], Mapping[str, Control]]
+# Makes the controls of a run: (run, images, their captions by row: "base" and "trained").
+MakeControls = Callable[[Run, ImageFolder, dict[str, list[str]]], Controls]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def evaluate(
     subject = _subject(run_directory, source, console)
     plan = caption_metrics.plan(references, metrics, subject.images)
     # float32 on every device: the changes that matter are as small as half precision's rounding
-    scorer = clip.OpenClip(run.scorer.heldout, load.device())
+    encoder = partial(clip.OpenClip, opening=run_opening(run))
+    scorer = encoder(run.scorer.heldout, load.device())
     policy = RunPolicy(run, run_directory)
     ids, features, rows = list[str](), list[torch.Tensor](), {"base": Row(), "trained": Row()}
     for batch in policy.batches(subject.images, console):
@@ -99,19 +102,19 @@ def evaluate(
         subject.left_out.append(f"{missing} of {len(subject.images.ids)} images cannot be used.")
     if len(ids) == 1:
         subject.left_out.append("Retrieval: a single image has no look-alike.")
-    images, how = ImageFolder(subject.images.source, subject.images.root, ids, {}), {}
-    control_rows = controls(run, images, rows["trained"].captions) if controls else {}
-    for name, control in control_rows.items():
-        how[name], rows[name] = control.how, Row()
-        texts = dict(zip(ids, control.captions, strict=True))
+    images, beside = replace(subject.images, ids=ids, skipped={}), Controls({}, {})
+    if controls:
+        beside = controls(run, images, {name: row.captions for name, row in rows.items()})
+    for name, control in beside.rows.items():
+        rows[name], texts = Row(), dict(zip(ids, control.captions, strict=True))
         for batch_ids, pictures in decoded(images, f"judging {name}", console):
             captions = {name: [texts[i] for i in batch_ids]}
             _extend(rows, captions, batch_ids, pictures, scorer, policy.reference)
     by_reference = None
     if plan:
-        other = clip.OpenClip(clip_model, load.device()) if clip_model else scorer
+        other = encoder(clip_model, load.device()) if clip_model else scorer
         by_reference = caption_metrics.CaptionMetrics(plan, images, ids, other)
-    result, lines = _judged(ids, rows, torch.cat(features), subject, scorer, by_reference, how)
+    result, lines = _judged(ids, rows, features, subject, scorer, by_reference, beside)
     if plan:
         result["references"] = plan.record(clip_model or run.scorer.heldout)
         result["left_out"] += plan.left_out
@@ -136,7 +139,7 @@ def _subject(run_directory: Path, source: str | None, console: Console) -> _Subj
         return _Subject(images, None, run_directory / f"images-{name or 'all'}", left_out)
     heldout = read_heldout(run_directory)
     root = Path(heldout["source"])
-    images = ImageFolder(heldout["source"], root, heldout["ids"], {})
+    images = reopen_images(heldout["source"], heldout["ids"])
     if not heldout["drawn"]:
         return _Subject(images, None, run_directory, [])
     truth_file = truth_of(root)
@@ -169,13 +172,14 @@ def _extend(
 def _judged(
     ids: Sequence[str],
     rows: Mapping[str, Row],
-    features_ND: torch.Tensor,
+    features: Sequence[torch.Tensor],
     subject: _Subject,
     scorer: clip.OpenClip,
     by_reference: Callable[[Sequence[str]], Columns] | None,
-    how: Mapping[str, str],
+    beside: Controls,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The content of eval.json, but for its references, and the lines of captions.jsonl."""
+    features_ND = torch.cat(list(features))
     truths = [subject.truth[image_id] for image_id in ids] if subject.truth else None
     classes = WordClasses(Lexicon.learn(text for row in rows.values() for text in row.captions))
     judged = {
@@ -191,10 +195,15 @@ def _judged(
     captions = {name: row.captions for name, row in rows.items()}
     result = {"version": VERSION} | before_after(columns, captions, truths)
     result["diversity"] = {name: diversity(texts) for name, texts in captions.items()}
-    if how:
-        result |= against_controls(columns) | {"how": dict(how)}
+    if beside.rows:
+        how = {name: control.how for name, control in beside.rows.items()}
+        result |= against_controls(columns) | {"how": how}
     result["left_out"] = subject.left_out
-    return result, _lines(ids, rows, judged, truths)
+    lines = _lines(ids, rows, judged, truths)
+    for name, scores in beside.rewards.items():
+        for line, score in zip(lines, scores, strict=True):
+            line[f"{name}_rewards"] = score
+    return result, lines
 
 
 def _lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..errors import ImageError, UserError, printable
 from ..files import whole
 from ..policy import captioner, load
 from ..policy.lora import load_adapter
-from ..policy.shared_prefix.vision_cache import build_vision_cache
+from ..policy.shared_prefix.obstacles import build_vision_cache
 from ..scoring.reference_policy import ReferencePolicy
 
 IMAGE_BATCH = 32  # images decoded and captioned together
@@ -50,13 +51,17 @@ class Batch:
 
 
 class RunPolicy:
-    """The policy of a trained run."""
+    """The policy of a trained run, or a model as it is, without an adapter."""
 
-    def __init__(self, run: Run, run_directory: Path) -> None:
+    def __init__(self, run: Run, run_directory: Path | None) -> None:
+        """run_directory: of the adapter; None: there is none."""
         self.run = run
         policy = run.policy.model_dump(exclude={"instruct", "lora"})
         model, self.processor = load.load_policy(run.family, **policy)
-        self.model = load_adapter(model, whole(run_directory / "adapter"))
+        self.adapted = run_directory is not None
+        if run_directory is not None:
+            model = load_adapter(model, whole(run_directory / "adapter"))
+        self.model = model
         engine = run.engine.model_dump()
         self.vision_cache = build_vision_cache(self.model, self.processor, run.family, **engine)
 
@@ -77,15 +82,26 @@ class RunPolicy:
     def batches(self, images: ImageFolder, console: Console) -> Iterator[Batch]:
         """Both captions of every image that can be decoded; the others are named and left out."""
         for ids, pictures in decoded(images, "captioning", console):
-            inputs = (self.model, self.processor, pictures, self.run.data.prompt)
-            kwargs: dict[str, Any] = {
-                "max_new_tokens": int(self.run.train["max_completion_length"]),
-                "vision_cache": self.vision_cache,
-            }
-            with self.model.disable_adapter():
-                base = [c.text for c in captioner.caption(*inputs, **kwargs)]
-            trained = [c.text for c in captioner.caption(*inputs, **kwargs)]
+            with self.before_training():
+                base = [c.text for c in self.captions(pictures)]
+            trained = [c.text for c in self.captions(pictures)]
             yield Batch(ids, pictures, base, trained)
+
+    def before_training(self) -> AbstractContextManager[Any]:
+        """As long as this lasts, the policy is what it was before training."""
+        return self.model.disable_adapter() if self.adapted else nullcontext()  # type: ignore[no-any-return]
+
+    def captions(self, pictures: Sequence[Image], **sampling: Any) -> list[captioner.Caption]:
+        """A caption of each image, greedy; sampling: `temperature` for one that is sampled."""
+        return captioner.caption(
+            self.model,
+            self.processor,
+            pictures,
+            self.run.data.prompt,
+            max_new_tokens=int(self.run.train["max_completion_length"]),
+            vision_cache=self.vision_cache,
+            **sampling,
+        )
 
 
 def decoded(

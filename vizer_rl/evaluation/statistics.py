@@ -132,12 +132,6 @@ def mean(values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(values).sum(-1) / np.maximum(valid.sum(-1), 1)
 
 
-def wins(better_P: np.ndarray, worse_P: np.ndarray) -> np.ndarray:
-    """(P,) 1 where the first scores higher, .5 for a tie, 0 else; NaN where one has no score."""
-    won = (better_P > worse_P) + 0.5 * (better_P == worse_P)
-    return np.where(np.isnan(better_P) | np.isnan(worse_P), np.nan, won)
-
-
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1, ties sharing their mean rank."""
     _, where, count = np.unique(values, return_inverse=True, return_counts=True)

@@ -14,7 +14,7 @@ from .chat import chat_text, messages
 from .load import eos_ids, forbidden_ids
 from .shared_prefix.sampler import sample
 from .shared_prefix.vision_cache import VisionCache
-from .vision import ImageInputs, join_images, process_images, tower_inputs
+from .vision import ImageInputs, join_images, process_images, token_type_inputs, tower_inputs
 
 DECODED = 2**30  # bytes of decoded images that are held at a time
 
@@ -103,8 +103,7 @@ def _generate(
         input_ids[r, length - len(row) :], mask[r, length - len(row) :] = row, 1
     inputs = {"input_ids": input_ids.to(model.device), "attention_mask": mask.to(model.device)}
     inputs |= join_images([tower_inputs(row, model.device) for row in rows])
-    if "image_grid_thw" in inputs:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+    inputs |= token_type_inputs(model, inputs["input_ids"])
     end, completions = set(eos_ids(model, processor)), list[list[int]]()
     for row in model.generate(**inputs, **generation)[:, length:].tolist():
         completions.append(row[: next((k + 1 for k, i in enumerate(row) if i in end), None)])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .families import FAMILIES
+from .families import FAMILIES, family_of
 
 Messages = Sequence[dict[str, Any]]
 
@@ -57,7 +58,20 @@ def message_text(conversation: str | Messages) -> str:
     return "\n".join(b["text"].strip() for content in blocks for b in content if b.get("text"))
 
 
-def answers_questions(source: str, processor: Any) -> bool:
-    """Whether a checkpoint says so: its name has "instruct" in it and it brings a chat template."""
+def adds_special_tokens(processor: Any, text: str) -> bool:
+    """Whether the tokenizer is to add its own: not to a text that begins with BOS, as a chat may.
+
+    So apply_chat_template does it.
+    """
+    bos = processor.tokenizer.bos_token
+    return bos is None or not text.startswith(bos)
+
+
+def answers_questions(source: str, model_type: str, processor: Any) -> bool:
+    """Whether a checkpoint says so: by its name, in its family's way, and a chat template.
+
+    A template that is the family's fallback for base models is none.
+    """
+    name = re.search(family_of(model_type).instruct, Path(source).name.lower())
     fallbacks = [family.chat_template for family in FAMILIES.values()]
-    return "instruct" in Path(source).name.lower() and processor.chat_template not in fallbacks
+    return name is not None and processor.chat_template not in fallbacks

@@ -6,9 +6,11 @@ each layer of the language model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,35 +19,53 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForImageTextToText
 
+from .families import family_of
 from .live_bytes import LiveBytes, fake_tensors
 from .lora import merged
 from .shared_prefix.attention import PROMPT, attention_mask, model_inputs
+from .shared_prefix.kept import result_to_keep
 from .shared_prefix.kv_cache import static_kv_cache
 from .shared_prefix.packing import Layout, log_probs
+from .trained_parts import COPIED, FROZEN, keep_in_float32, part_of
 
+NF4 = (4 + (8 + 32 / 256) / 64) / 8  # bytes of a weight: 4 bits, its block of 64 has a constant
 DEPTHS = 2, 4  # layers of the language model at which passes run
 
 
 class FakePolicy:
     """A policy with its adapter, by its config: bytes of its tensors, and of passes through it.
 
-    weights, adapter: bytes; tower: parameters of all that is not the language model; autocast:
-    whether passes of the loss run under bfloat16's.
+    weights, adapter: bytes, and of those copied: what learns whole, frozen_start: what that began
+    as; kept: what the vision cache keeps of an image; tower: parameters of all that is not the
+    language model; autocast: whether passes of the loss run under bfloat16's.
     """
 
     def __init__(
-        self, config: Any, lora: LoraConfig, dtype: torch.dtype, autocast: bool = False
+        self,
+        config: Any,
+        lora: LoraConfig,
+        dtype: torch.dtype,
+        autocast: bool = False,
+        four_bits: bool = False,
     ) -> None:
+        """four_bits: of the weights of the language model that LoRA adapts."""
         self.config, self.dtype, self.autocast = config, dtype, autocast
         self.text: Any = config.get_text_config()
         self._peaks: dict[tuple[Any, ...], int] = {}
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         whole = _meta_model(config, lora, dtype)
         named = dict(whole.named_parameters())
-        self.weights = sum(p.nbytes for name, p in named.items() if "lora_" not in name)
-        adapter = [p for name, p in named.items() if "lora_" in name]
+        adapter = [p for name, p in named.items() if "lora_" in name or COPIED in name]
         self.adapter, self.adapter_tensors = sum(p.nbytes for p in adapter), len(adapter)
+        self.weights = sum(p.nbytes for p in named.values()) - self.adapter
+        self.copied = sum(p.nbytes for name, p in named.items() if COPIED in name)
+        self.frozen_start = sum(p.nbytes for name, p in named.items() if FROZEN in name)
         base = whole.get_base_model()
+        family = family_of(config.model_type)
+        self.kept = result_to_keep(base, family)
+        for name, p in named.items() if four_bits else ():
+            if name.endswith(".base_layer.weight") and part_of(name, family) == "language":
+                self.weights -= p.nbytes - int(NF4 * p.numel())
         outside = {id(p) for m in (base.get_decoder(), base.lm_head) for p in m.parameters()}
         self.tower = sum(p.numel() for p in base.parameters() if id(p) not in outside)
         self._models = [
@@ -88,14 +108,20 @@ class FakePolicy:
         key = ("pass", *packed.ids.shape, len(packed.target_idx), checkpointing)
         return self._whole_depth(peak, key)
 
-    def features(self, tokens: int) -> int:
-        """Bytes of so many image tokens as the language model reads them."""
-        return tokens * int(self.text.hidden_size) * self.dtype.itemsize
+    def features(self, tokens: int, pixels: int) -> int:
+        """Bytes of what is kept of an image of so many tokens and so many numbers."""
+        vision = self.config.vision_config
+        tower = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+        read = tokens * int(self.text.hidden_size) * self.dtype.itemsize
+        states = self.patches(pixels) * tower * self.dtype.itemsize
+        return {"features": read, "states": states, "pixels": 4 * pixels}[self.kept]
 
     def patches(self, pixels: int) -> int:
         """Tokens of the vision tower of an image of so many numbers."""
         vision = self.config.vision_config
-        return pixels // (3 * vision.patch_size**2 * getattr(vision, "temporal_patch_size", 1))
+        size = vision.patch_size  # InternVL's is (height, width)
+        area = size**2 if isinstance(size, int) else math.prod(size)
+        return pixels // (3 * area * getattr(vision, "temporal_patch_size", 1))
 
     def encoding(self, pixels: int, images: int) -> int:
         """Peak bytes of `images` images of so many numbers in the vision tower together.
@@ -109,6 +135,12 @@ class FakePolicy:
         states = self.patches(pixels) * int(8 * width + 2 * inner) * self.dtype.itemsize
         return images * (states + 3 * 4 * pixels)
 
+    def tower_backward(self, pixels: int, images: int) -> int:
+        """Bytes that the vision tower keeps for its gradient: those of `encoding` in each block."""
+        vision = self.config.vision_config
+        depth = getattr(vision, "depth", None) or vision.num_hidden_layers
+        return int(depth) * self.encoding(pixels, images)
+
     def logits(self, captions: int) -> int:
         """Bytes of the float32 logits of a sampling step and of what is drawn from them."""
         return captions * self.text.vocab_size * (self.dtype.itemsize + 5 * 4)
@@ -121,7 +153,7 @@ class FakePolicy:
             text, body = model.get_base_model().get_decoder(), prompt - 1
             model.eval()
             with self._counted(model) as live, torch.no_grad(), merged(model):
-                cache = static_kv_cache(_Depth(text), columns)
+                cache = static_kv_cache(SimpleNamespace(config=text.config), columns)
                 branch = torch.full((rows, body), PROMPT)
                 positions = torch.zeros(self.kinds, rows, body, dtype=torch.long)
                 inputs = model_inputs(positions, attention_mask(branch, branch))
@@ -184,13 +216,6 @@ class FakePolicy:
         return self._peaks[key]
 
 
-class _Depth:
-    """What `static_kv_cache` reads of a model: the depth of its language model."""
-
-    def __init__(self, text: Any) -> None:
-        self.config = text.config
-
-
 def _like(x: Tensor) -> Tensor:
     """A fake tensor of the same shape and type."""
     return torch.empty(x.shape, dtype=x.dtype)
@@ -208,7 +233,15 @@ def _shallow(config: Any, layers: int) -> Any:
 def _meta_model(config: Any, lora: LoraConfig, dtype: torch.dtype) -> Any:
     """The policy with its adapter on the meta device, all but the adapter frozen."""
     with torch.device("meta"):
+        model = get_peft_model(bare_model(config, dtype), lora)
+        keep_in_float32(model)
+    return model
+
+
+def bare_model(config: Any, dtype: torch.dtype) -> Any:
+    """The frozen policy on the meta device."""
+    with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(
             config, dtype=dtype, attn_implementation="sdpa"
         )
-        return get_peft_model(model.requires_grad_(False), lora)
+    return model.requires_grad_(False)

@@ -13,15 +13,25 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rewards.lib.images import image_hash
 
 from ..data.perturb import VIEWS
-from .chat import answer_text, chat_text, messages
+from .chat import adds_special_tokens, answer_text, chat_text, messages
+from .families import FAMILIES
 from .load import end_id
-from .vision import ImageInputs, encode_images, process_images
+from .vision import (
+    ImageInputs,
+    encode_images,
+    feature_inputs,
+    join_images,
+    process_images,
+    takes_features,
+    token_type_inputs,
+    tower_inputs,
+)
 
+TOKEN_TYPES = {family.token_types for family in FAMILIES.values()}
 TOKENS = 8192  # in one forward pass of the language model, padding included
 
 
@@ -65,7 +75,9 @@ def hidden_states(
     for row, (chat, completion) in enumerate(zip(chats, completions, strict=True)):
         if images is None:
             inputs = None
-            row_ids = [*(tokenizer(chat)["input_ids"] if chat else []), *completion]
+            special = adds_special_tokens(processor, chat)
+            text_ids = tokenizer(chat, add_special_tokens=special)["input_ids"] if chat else []
+            row_ids = [*text_ids, *completion]
         else:
             image, (before, _, after) = images[row], chat.partition(token)
             if image is not last:
@@ -95,17 +107,24 @@ def _forward(model: Any, batch: _Batch) -> Iterator[Tensor]:
         ids[row, : len(row_ids)], mask[row, : len(row_ids)] = torch.tensor(row_ids), 1
     inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     if batch.images:
-        encoded = encode_images(model, [*batch.images.values()])
-        features = {key: f for key, (_, f) in zip(batch.images, encoded, strict=True)}
-        output = BaseModelOutputWithPooling(pooler_output=[features[k] for k in batch.image_keys])
-        inputs["mm_encoder_outputs"] = {"image": output}
+        inputs |= _image_inputs(model, batch)
+        inputs |= token_type_inputs(model, inputs["input_ids"])
         if "image_grid_thw" in next(iter(batch.images.values())):
             grids = [batch.images[key]["image_grid_thw"] for key in batch.image_keys]
             inputs["image_grid_thw"] = torch.cat(grids).to(device)
-            inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
     hidden = model.model(**inputs, use_cache=False).last_hidden_state
     for row, row_ids in enumerate(batch.rows):
         yield hidden[row, : len(row_ids)]
+
+
+def _image_inputs(model: Any, batch: _Batch) -> dict[str, Any]:
+    """What the model takes for the images of all rows: features, each image's computed once."""
+    if not takes_features(model):
+        pictures = [batch.images[key] for key in batch.image_keys]
+        return join_images([tower_inputs(picture, model.device) for picture in pictures])
+    encoded = encode_images(model, [*batch.images.values()])
+    features = {key: f for key, (_, f) in zip(batch.images, encoded, strict=True)}
+    return feature_inputs(model, [features[key] for key in batch.image_keys])
 
 
 def token_states(
@@ -115,9 +134,11 @@ def token_states(
 
     captions: token ids, each with its end. The model is as it stands: mode, adapter, gradient.
     """
+    text = chat_text(processor, messages(prompt))
     inputs = processor(
         images=[[image] for image in images],
-        text=[chat_text(processor, messages(prompt))] * len(images),
+        text=[text] * len(images),
+        add_special_tokens=adds_special_tokens(processor, text),
         padding=True,
         return_tensors="pt",
     )
@@ -126,9 +147,8 @@ def token_states(
     mask = torch.tensor([[1] * len(c) + [0] * (length - len(c)) for c in captions])
     inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
     inputs["attention_mask"] = torch.cat([inputs["attention_mask"], mask], 1)
-    if "mm_token_type_ids" in inputs:
-        kinds = inputs["mm_token_type_ids"]
-        inputs["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros(ids.shape)], 1)
+    for name in TOKEN_TYPES & set(inputs):
+        inputs[name] = torch.cat([inputs[name], inputs[name].new_zeros(ids.shape)], 1)
     backbone = model.get_base_model().base_model
     hidden = backbone(**inputs.to(model.device), use_cache=False).last_hidden_state
     return hidden[:, -length - 1 : -1], mask.to(model.device)

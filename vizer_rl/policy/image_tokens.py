@@ -39,9 +39,45 @@ class ImageTokens(Protocol):
     def limit(self, processor: Any, budget: int) -> None:
         """Set the image processor to the budget; what is smaller already stays as it is."""
 
+    def split(self, processor: Any, splitting: bool) -> None:
+        """Let the image processor cut large images into tiles, or not."""
+
+    def model_settings(self, processor: Any) -> dict[str, Any]:
+        """What the model's config must have in common with the processor as it is set."""
+
+
+class OwnSettings:
+    """What most families have: no tiles, and nothing of the model's that depends on tokens."""
+
+    def split(self, processor: Any, splitting: bool) -> None:
+        """Nothing: there are no tiles."""
+
+    def model_settings(self, processor: Any) -> dict[str, Any]:
+        """None."""
+        return {}
+
 
 @dataclass(frozen=True)
-class PixelTokens:
+class FixedTokens(OwnSettings):
+    """The same number for every image, as in Gemma 3 without its crops."""
+
+    default: int | None = None
+    smallest: str = "one image"
+
+    def of_image(self, processor: Any, height: int, width: int) -> int:
+        """The processor's number."""
+        return int(processor.image_seq_length)
+
+    def maximum(self, processor: Any, budget: int) -> int:
+        """The same."""
+        return int(processor.image_seq_length)
+
+    def limit(self, processor: Any, budget: int) -> None:
+        """Nothing: it is what it is."""
+
+
+@dataclass(frozen=True)
+class PixelTokens(OwnSettings):
     """A token for each block of merged patches, as Qwen2-VL has it: the bound is on pixels."""
 
     default: int | None = None
@@ -84,7 +120,7 @@ def _enlarged(blocks: float) -> int:
 
 
 @dataclass(frozen=True)
-class TileTokens:
+class TileTokens(OwnSettings):
     """The same number for each tile, as in Idefics3: one, or n × m tiles and the whole image."""
 
     default: int | None = None
@@ -107,6 +143,11 @@ class TileTokens:
         if images.do_image_splitting and pixels < images.size["longest_edge"]:
             images.size = SizeDict(**{**dict(images.size), "longest_edge": pixels})
 
+    def split(self, processor: Any, splitting: bool) -> None:
+        """By the image processor's own switch."""
+        image_processor = processor.image_processor
+        image_processor.do_image_splitting = splitting
+
     def _side(self, processor: Any, budget: int) -> int:
         """Tiles along the longest edge: as many as a square image may have, one at least."""
         images = processor.image_processor
@@ -124,9 +165,7 @@ def bound_images(
     No usable image then takes more tokens. UserError with the smallest number allowed where the
     processor cannot keep to the budget.
     """
-    if isinstance(rule, TileTokens):
-        image_processor = processor.image_processor
-        image_processor.do_image_splitting = splitting
+    rule.split(processor, splitting)
     budget = rule.default if max_image_tokens is None else max_image_tokens
     if budget is None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from transformers import (
     GenerationConfig,
     PreTrainedConfig,
 )
+from transformers.utils import logging as transformers_logging
 
 from ..assets import ASSETS
-from ..errors import UserError
+from ..errors import UserError, nearest_allowed
 from .chat import chat_text, messages
-from .families import FAMILIES
+from .families import FAMILIES, misfit
 from .image_tokens import bound_images
+from .quantise import quantisation
 
 
 def device() -> torch.device:
@@ -35,12 +38,16 @@ def load_policy(
     attn_implementation: str = "auto",
     image_splitting: bool = False,
     max_image_tokens: int | None = None,
+    train: Mapping[str, str] | None = None,
 ) -> tuple[Any, Any]:
     """Model and processor of a checkpoint, on the device, the whole model frozen.
 
     model: "embedded", a folder or a hub id; the others as in a run's `policy` section. Generation
-    settings are neutral, whatever the checkpoint's are. Raises UserError as `load_processor` does.
+    settings are neutral, whatever the checkpoint's are. Raises UserError as `load_processor` does,
+    and where `train` wants weights of 4 bits that cannot be had.
     """
+    transformers_logging.disable_progress_bar()
+    four_bits = quantisation(FAMILIES[family], weights_dtype(dtype), (train or {}).get("language"))
     processor, source = load_processor(
         family, model, image_splitting=image_splitting, max_image_tokens=max_image_tokens
     )
@@ -48,11 +55,14 @@ def load_policy(
         source,
         dtype=weights_dtype(dtype),
         attn_implementation="sdpa" if attn_implementation == "auto" else attn_implementation,
+        **four_bits,
+        **FAMILIES[family].images.model_settings(processor),
     )
     policy.generation_config = GenerationConfig(  # none of the checkpoint's own but its ends
         eos_token_id=eos_ids(policy, processor), pad_token_id=processor.tokenizer.pad_token_id
     )
-    return policy.to(device()).requires_grad_(False).eval(), processor
+    policy = policy if four_bits else policy.to(device())
+    return policy.requires_grad_(False).eval(), processor
 
 
 def load_processor(
@@ -75,9 +85,28 @@ def load_processor(
     return processor, source
 
 
+def family_of(model: str) -> str:
+    """The family of a checkpoint, a folder or a hub id, by its config; else UserError."""
+    source = str(Path(model).expanduser()) if model.startswith("~") else model
+    kind = _model_type(model, source)
+    for name, family in FAMILIES.items():
+        if kind in family.model_types:
+            return name
+    types = [kind for family in FAMILIES.values() for kind in family.model_types]
+    raise UserError(
+        f"model {model!r} is a {kind} model, of which no family is an entry in policy/families.py; "
+        f"{nearest_allowed(kind, types)}"
+    )
+
+
 def _check_family(family: str, model: str, source: str) -> None:
     """UserError where the config of a checkpoint is not to be had, or is another family's."""
-    allowed = FAMILIES[family].model_types
+    if problem := misfit(_model_type(model, source), family):
+        raise UserError(f"policy.model {model!r} {problem}")
+
+
+def _model_type(model: str, source: str) -> str:
+    """What kind of model a checkpoint is; UserError where its config is not to be had."""
     try:
         config, _ = PreTrainedConfig.get_config_dict(source)
     except OSError as error:  # what cannot be reached the command line explains
@@ -95,11 +124,7 @@ def _check_family(family: str, model: str, source: str) -> None:
     model_type = config.get("model_type")
     if model_type is None:
         raise UserError(f"policy.model {model!r} has no config.json that names a model_type")
-    if model_type not in allowed:
-        raise UserError(
-            f"policy.model {model!r} is a {model_type} model, but family "
-            f"{family!r} takes {' or '.join(allowed)}"
-        )
+    return str(model_type)
 
 
 def _load_processor(model: str, source: str) -> Any:

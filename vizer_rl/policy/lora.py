@@ -1,4 +1,4 @@
-"""LoRA adapters configured, loaded, switched off and merged, without the price of PEFT's own ways.
+"""Adapters configured, loaded, switched off and merged, without the price of PEFT's own ways.
 
 PEFT's `disable_adapter` goes through all modules of the model three times, which takes longer than
 a small model's forward; its merge and unmerge leave rounding errors behind in the weights.
@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -52,14 +53,18 @@ def load_adapter(model: Any, folder: Path) -> Any:
     return adapted
 
 
-def lora_config(modules: str, r: int, alpha: int, dropout: float) -> LoraConfig:
-    """LoRA of rank r on the modules that a regular expression names; nothing else learns."""
+def lora_config(modules: str, r: int, alpha: int, dropout: float, **copies: Any) -> LoraConfig:
+    """LoRA of rank r on the modules that a regular expression names.
+
+    copies: PEFT's settings of modules that learn whole; without, nothing else learns.
+    """
     return LoraConfig(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=modules,
         task_type="CAUSAL_LM",
+        **copies,
     )
 
 
@@ -77,7 +82,7 @@ def fast_disable_adapter(model: Any) -> None:
 
 @contextmanager
 def adapter_off(model: Any) -> Iterator[None]:
-    """All LoRA layers inside a module, a PeftModel or the model it wraps, switched off."""
+    """All that learns inside a module, a PeftModel or the model it wraps, switched off."""
     with _disabled(_layers(model)):
         yield
 
@@ -89,7 +94,7 @@ def merged(model: Any) -> Iterator[None]:
     Only in float32, where the sum is exact enough, and without dropout; else nothing happens. The
     weights are exchanged, not changed: afterwards they are what they were, to the last bit.
     """
-    layers = _layers(model)
+    layers = [layer for layer in _layers(model) if isinstance(layer, BaseTunerLayer)]
     if not all(_plain(layer) for layer in layers):
         yield
         return
@@ -106,7 +111,9 @@ def merged(model: Any) -> Iterator[None]:
 
 
 def _layers(model: Any) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    """LoRA layers, and layers beside which a copy learns."""
+    kinds = BaseTunerLayer | AuxiliaryTrainingWrapper
+    return [module for module in model.modules() if isinstance(module, kinds)]
 
 
 @contextmanager

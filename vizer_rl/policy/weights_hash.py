@@ -28,11 +28,21 @@ def weights_hash(parameters: Iterable[tuple[str, torch.Tensor]], *more: str) -> 
 
 
 def content_key(model: Any, processor: Any) -> str:
-    """16 hexadecimal digits, others for other weights (but LoRA's) and processor settings."""
+    """16 hexadecimal digits, others for other weights (but the adapter's), processor settings.
+
+    With an adapter around its layers a model has the digits that it has without.
+    """
     images = processor.image_processor.to_dict()
     settings = json.dumps([processor.chat_template, images], sort_keys=True, default=str)
-    base = (item for item in model.named_parameters() if "lora_" not in item[0])
+    named, adapter = model.named_parameters(), ("lora_", ".modules_to_save.")
+    base = ((_plain(n), p) for n, p in named if not any(part in n for part in adapter))
     return weights_hash(base, settings)
+
+
+def _plain(name: str) -> str:
+    """A weight's name as it is before an adapter comes into the model."""
+    name = name.removeprefix("base_model.model.")
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def _integers(tensor: torch.Tensor) -> torch.Tensor:

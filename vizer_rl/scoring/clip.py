@@ -13,6 +13,7 @@ from PIL.Image import Image
 
 from rewards.lib import disk_cache
 from rewards.lib.images import image_hash
+from rewards.lib.openings import without_opening
 
 from ..assets import ASSETS
 from ..config.validate_files import scorer_problems
@@ -36,9 +37,11 @@ class OpenClip:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         store: Path | None = None,
+        opening: str = "",
     ) -> None:
-        """`store`: a folder where features of many images at once are kept between runs."""
-        self.name, self.device, self.store = name, device, store
+        """`store`: a folder where features of many images at once are kept between runs; `opening`:
+        what captions begin with, a trigger word, that is no word to it and so left out."""
+        self.name, self.device, self.store, self.opening = name, device, store, opening
         kind, _, rest = name.partition(":")
         if kind == "embedded":
             folder = (ASSETS / f"scorer-{rest}").resolve()
@@ -66,6 +69,10 @@ class OpenClip:
         else:
             self._encode(new, images)
         return torch.stack([self._features[i] for i in ids])
+
+    def forget(self) -> None:
+        """Drop the features of all images: ids that come again are encoded anew."""
+        self._features.clear()
 
     def _encode(self, rows: dict[str, int], images: Sequence[Image]) -> None:
         """Encode images by id; rows: image id -> its row in `images`."""
@@ -104,6 +111,7 @@ class OpenClip:
 
         The same captions again, as from the next reward of a step, are not encoded anew.
         """
+        captions = [without_opening(caption, self.opening) for caption in captions]
         unique = list(dict.fromkeys(captions))
         if self._last_texts[0] != unique:
             parts = [
@@ -121,7 +129,8 @@ class OpenClip:
         length = self.context_length
         # With four times the context a caption that fits has nothing but padding behind it. The
         # last place is left out, for some tokenizers always end with a token of their own.
-        beyond = self.tokenizer(list(captions), context_length=4 * length)[:, length:-1]
+        captions = [without_opening(caption, self.opening) for caption in captions]
+        beyond = self.tokenizer(captions, context_length=4 * length)[:, length:-1]
         return (beyond != beyond[:, :1]).any(1).tolist()
 
 
@@ -136,9 +145,16 @@ class Encoders:
     """The encoders of a run, loaded at their first use; `None` is the training scorer."""
 
     def __init__(
-        self, default: str, device: torch.device, dtype: torch.dtype, store: Path | None = None
+        self,
+        default: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        store: Path | None = None,
+        opening: str = "",
     ) -> None:
+        """store, opening: of each `OpenClip`."""
         self.default, self.device, self.dtype, self.store = default, device, dtype, store
+        self.opening = opening
         self._loaded: dict[str, OpenClip] = {}
 
     def __call__(self, name: str | None = None) -> OpenClip:
@@ -146,5 +162,6 @@ class Encoders:
         if name not in self._loaded:
             for problem in scorer_problems(name):
                 raise UserError(f"encoder {problem}")
-            self._loaded[name] = OpenClip(name, self.device, self.dtype, self.store)
+            where = self.device, self.dtype, self.store
+            self._loaded[name] = OpenClip(name, *where, self.opening)
         return self._loaded[name]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..policy.families import Family
 from ..policy.shared_prefix.attention import ALIGN, attention_mask, model_inputs
-from ..policy.shared_prefix.packing import image_inputs, layout
+from ..policy.shared_prefix.packing import layout
 from ..policy.shared_prefix.vision_cache import VisionCache
+from ..policy.vision import image_inputs
 
 MEMORY = 2**28  # bytes of prompts with their images' features that are kept
 TOGETHER = 16  # images of one pass
@@ -56,7 +57,7 @@ class PackedStates:
         states = self.model.model(
             input_ids=packed.ids,
             **model_inputs(packed.positions, mask),
-            **image_inputs([prompts[p] for p in packed.prompts]),
+            **image_inputs(self.model, [prompts[p] for p in packed.prompts]),
             use_cache=False,
         ).last_hidden_state
         chosen: Tensor = states.flatten(0, 1)[packed.target_idx]

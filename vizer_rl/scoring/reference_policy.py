@@ -52,12 +52,11 @@ class ReferencePolicy:
     ) -> None:
         """family: where captions of an image may share its pass; None: a row for each."""
         self.model = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.processor, self.prompt = processor, prompt
-        self._parts = self.model, processor
-        self.max_new_tokens = max_new_tokens
-        self.instruct = answers_questions(source, processor) if instruct is None else instruct
-        self.key = content_key(model, processor)
-        self.offered = OfferedStates()
+        self.processor, self._parts = processor, (self.model, processor)
+        self.prompt, self.max_new_tokens = prompt, max_new_tokens
+        kind = self.model.config.model_type
+        self.instruct = answers_questions(source, kind, processor) if instruct is None else instruct
+        self.key, self.offered = content_key(model, processor), OfferedStates()
         self._packed = PackedStates(self.model, processor, family) if family else None
         self._features: dict[str, torch.Tensor] = {}
 
@@ -121,13 +120,17 @@ class ReferencePolicy:
         return torch.stack(means)
 
     def log_probs(
-        self, captions: Sequence[str], images: Sequence[Image] | None = None, view: str = "image"
+        self,
+        captions: Sequence[str],
+        images: Sequence[Image] | None = None,
+        view: str = "image",
+        packed: bool = False,
     ) -> list[torch.Tensor]:
         """log p of each token of each caption, given the prompt and a view of its image.
 
         Returns one (T_i,) float32 tensor on the CPU per caption; its end is not among the tokens.
         view: "image"; "masked", 60 % of it; "blank", its mean colour; "text", without images.
-        Raises ValueError for another view, or where images and view do not fit together.
+        packed: as of `read_states`. ValueError where view and images do not fit together.
         """
         head = self.model.get_output_embeddings()
 
@@ -137,7 +140,7 @@ class ReferencePolicy:
             return logp.gather(-1, target[:, None])[:, 0].cpu()
 
         completions = [self.token_ids(c, image=images is not None) for c in captions]
-        return self.read_states(completions, images, view, read)
+        return self.read_states(completions, images, view, read, packed)
 
     def read_states(
         self,
@@ -149,16 +152,14 @@ class ReferencePolicy:
     ) -> list[T]:
         """read(hidden, ids) of each completion's T token ids behind the prompt; on no gradient.
 
-        hidden: (T + 1, D) last hidden states before each token, and behind the last one; packed:
-        captions of one image, the same object, may share its pass.
+        hidden: (T + 1, D) last hidden states before each token, and behind the last one;
+        packed: captions of one image, the same object, may share its pass.
         """
         check_view(view, images)
         offered = self.offered.find(images if view == "image" else None, completions)
         rows = [row for row, states in enumerate(offered) if states is None]
-        chat, own = (
-            self._chat(self.prompt, image=images is not None),
-            [completions[r] for r in rows],
-        )
+        chat = self._chat(self.prompt, image=images is not None)
+        own = [completions[row] for row in rows]
         with self._as_before_training():
             pictures = None if images is None else Picked(images, rows)
             if packed and self._packed and pictures is not None and view == "image":

@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 
-from rewards import Bank, CaptionBatch, Encoder, ReferencePolicy, Scorer
+from rewards import Bank, CaptionBatch, Encoder, ReferencePolicy
 
 from ..errors import ImageError
 from .aggregation import NoiseWatch, contributions, penalties, shares, weighted_sum
 from .contract import Column, RewardError, checked, failed, reason, time_limit, time_limit_async
+from .reward import Reward, opening_of
 
-
-@dataclass
-class Reward:
-    """A reward in use: its name, its weight in the sum (0 = only logged) and what computes it."""
-
-    name: str
-    weight: float
-    score: Scorer
-
-    def declared(self, name: str, default: Any) -> Any:
-        """What the reward declares by this name (the list: rewards/__init__.py), or the default."""
-        return getattr(self.score, name, default)
-
-    @property
-    def gates(self) -> bool:
-        """Whether no content reward judges a caption that it scores below 0, which ranks last."""
-        return bool(self.declared("gates", False)) and self.weight > 0
-
-    @property
-    def content(self) -> bool:
-        """Whether it judges what a caption says, not how; the gate leaves a guard alone."""
-        return bool(self.declared("content", True)) and not self.declared("gates", False)
-
-    @property
-    def is_async(self) -> bool:
-        """Whether its scores have to be awaited."""
-        call = type(self.score).__call__
-        return inspect.iscoroutinefunction(self.score) or inspect.iscoroutinefunction(call)
+__all__ = ["Reward", "RewardFunctions"]
 
 
 class RewardFunctions:
@@ -70,6 +42,8 @@ class RewardFunctions:
         self.rewards, self.encoders, self.policy = list(rewards), encoders, policy
         self.eos_ids, self.num_generations = set(eos_ids), num_generations
         self.prompt, self.warn = prompt, warn
+        # what captions begin with; rewards that did not declare it read them without it
+        self.opening = opening_of(self.rewards)
         judges = [r for r in self.rewards if r.content and r.weight]
         self.noise = NoiseWatch(
             [r.name for r in judges], [float(r.declared("step", 0.0)) for r in judges]
@@ -208,7 +182,7 @@ class RewardFunctions:
         began = time.monotonic()
         try:
             with time_limit(reward.name):
-                return reward.score(batch)
+                return reward.score(reward.read(batch, self.opening))
         except (ImageError, RewardError):
             raise  # an image that has gone, a reward that hangs: its sentence says it all
         except Exception as error:
@@ -220,7 +194,7 @@ class RewardFunctions:
         async def timed(reward: Reward) -> Any:
             began = time.monotonic()
             try:
-                pending: Any = reward.score(batch)
+                pending: Any = reward.score(reward.read(batch, self.opening))
                 async with time_limit_async(reward.name):
                     return await pending
             except (ImageError, RewardError):

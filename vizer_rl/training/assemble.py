@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from rich.console import Console
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -29,12 +30,15 @@ from ..policy import captioner, chat
 from ..policy.families import FAMILIES
 from ..policy.image_tokens import image_tokens_sentence
 from ..policy.load import device, eos_ids, load_policy
-from ..policy.lora import lora_config
-from ..policy.shared_prefix.vision_cache import VisionCache, build_vision_cache
+from ..policy.shared_prefix.obstacles import build_vision_cache
+from ..policy.shared_prefix.vision_cache import VisionCache
+from ..policy.trained_parts import adapter_config
 from ..scoring.clip import Encoders
 from ..scoring.reference_policy import ReferencePolicy
-from ..scoring.reward_functions import Reward, RewardFunctions
+from ..scoring.reward import Reward, opening_of
+from ..scoring.reward_functions import RewardFunctions
 from . import downloads
+from .openings import check_opening, check_single
 from .reward_bank import check_ends, make_bank
 
 CACHE = Path("data/cache")
@@ -46,10 +50,12 @@ Report = Callable[[str], object]  # what prints a sentence
 class Components:
     """What is loaded of a run: the policy without its adapter, and what scores its captions.
 
-    vision_cache: None where a group does not share its prompt.
+    adapter: PEFT's config of what is to learn, None where nothing is; vision_cache: None where a
+    group does not share its prompt.
     """
 
     model: Any
+    adapter: LoraConfig | None
     processor: Any
     vision_cache: VisionCache | None
     reference: ReferencePolicy
@@ -67,6 +73,7 @@ def make_rewards(run: Run) -> list[Reward]:
         except ValueError as error:
             raise UserError(f"rewards.{key}: {error}") from error
         rewards.append(Reward(reward_files.title(key), settings["weight"], reward))
+    check_single(rewards)
     return rewards
 
 
@@ -104,9 +111,10 @@ def load_components(
     """Load policy and encoders; args: TRL's config, where the run is to train."""
     downloads.fetch(run, warn)
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     policy = run.policy.model_dump(exclude={"instruct", "lora"})
     model, processor = load_policy(run.family, **policy)
+    learn = run.policy.train.model_dump(), run.policy.lora.model_dump()
+    adapter = adapter_config(FAMILIES[run.family], *learn, lambda: model)
     engine = run.engine.model_dump()
     vision_cache = build_vision_cache(
         model, processor, run.family, **engine, args=args, report=report
@@ -123,14 +131,15 @@ def load_components(
     dtype = torch.float16 if torch.cuda.is_available() else torch.float32
     reward_functions = RewardFunctions(
         rewards,
-        Encoders(run.scorer.train, device(), dtype, CACHE),
+        Encoders(run.scorer.train, device(), dtype, CACHE, opening_of(rewards)),
         reference,
         eos_ids(model, processor),
         run.train["num_generations"],
         run.data.prompt,
         warn=warn,
     )
-    return Components(model, processor, vision_cache, reference, reward_functions)
+    check_opening(reward_functions, vision_cache, args)
+    return Components(model, adapter, processor, vision_cache, reference, reward_functions)
 
 
 def prepare_rewards(run: Run, components: Components, images: ImageFolder, report: Report) -> Bank:
@@ -165,7 +174,7 @@ def load_parts(
     components = load_components(run, rewards, args, report, warn)
     if run.data.images is not None:
         rule = FAMILIES[run.family].images
-        report(image_tokens_sentence(components.processor, rule, images.sizes()))
+        report(image_tokens_sentence(components.processor, rule, images.sample_sizes(run.seed)))
     heldout = components.reward_functions.encoders(run.scorer.heldout)
     parts = RunParts(
         name=run.name,
@@ -210,7 +219,7 @@ def make_trainer(
     return algorithms.find(run.algorithm)(
         components.model,
         components.processor,
-        lora_config(FAMILIES[run.family].lora, **run.policy.lora.model_dump()),
+        components.adapter,
         components.reward_functions,
         args,
         rows(images, chat.messages(run.data.prompt)),

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from ..errors import Fault, UserError, user_message
 from ..files import checkpoints, damage, write_text
+from .launch import devices_flag
 
 SECONDS = 600.0  # between two checkpoints, where train.save_steps come later than that
 
@@ -50,8 +51,8 @@ def check_processes(checkpoint: Path, processes: int) -> None:
     if processes != before:
         raise UserError(
             f"{checkpoint} is of a run of {before} process{'es' * (before > 1)}, this would be one "
-            f"of {processes}: start it on {before} (torchrun --nproc_per_node {before} -m vizer_rl "
-            "train …), or begin a new run under another name"
+            f"of {processes}: start it on {before} (vizer-rl train … --devices {before}), or begin "
+            "a new run under another name"
         )
 
 
@@ -133,7 +134,7 @@ def last_checkpoint_named(directory: Path) -> Iterator[None]:
 def way_on(directory: Path, overrides: str = "") -> str:
     """The newest whole checkpoint and the command that goes on from it; else how to begin anew."""
     file = shlex.quote(str(directory / "config.yaml"))
-    command = f"vizer-rl train {file} {overrides}".rstrip()
+    command = f"vizer-rl train {file} {overrides}".rstrip() + devices_flag()
     newest = next((folder for folder in checkpoints(directory) if not damage(folder)), None)
     if newest is None:
         return f"There is no checkpoint yet. Begin again with:\n  {command} --overwrite"

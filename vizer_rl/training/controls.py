@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -21,7 +22,7 @@ from ..algorithms.advantages import Moments, caption_scores
 from ..config.schema import Run
 from ..data.lazy import LazyImages
 from ..data.sources import ImageFolder
-from ..evaluation.against_controls import Control
+from ..evaluation.against_controls import Control, Controls
 from ..evaluation.tables import PlainConsole
 from ..policy import captioner
 from ..policy.captioner import Caption
@@ -108,8 +109,8 @@ class BasePolicy:
         return [candidates[k] for candidates, k in zip(groups, best, strict=True)]
 
 
-def make_controls(run: Run, images: ImageFolder, trained: Sequence[str]) -> dict[str, Control]:
-    """The control rows for these images, of which `trained` are the trained captions."""
+def make_controls(run: Run, images: ImageFolder, captions: dict[str, list[str]]) -> Controls:
+    """The control rows for these images, and the rewards of their captions by row."""
     console = PlainConsole()
     with console.status("controls: preparing the rewards as for training"):
         policy = BasePolicy(run, console)
@@ -117,16 +118,40 @@ def make_controls(run: Run, images: ImageFolder, trained: Sequence[str]) -> dict
     with console.status("controls: prompts"):
         rows["best_prompt"] = best_prompt(policy, images)
     with console.status("controls: captions as long as the trained ones"):
-        rows["length_matched"] = length_matched(policy, images, trained)
+        rows["length_matched"] = length_matched(policy, images, captions["trained"])
     with console.status(f"controls: best of {BEST_OF}"):
         rows[f"best_of_{BEST_OF}"] = best_of(policy, images)
-    return rows
+    with console.status("controls: rewards of the captions"):
+        return Controls(rows, caption_rewards(policy, images, captions))
+
+
+def caption_rewards(
+    policy: BasePolicy, images: ImageFolder, captions: dict[str, list[str]]
+) -> dict[str, list[dict[str, float | None]]]:
+    """Each image's raw rewards by row, and their "sum", standardised over all of these captions."""
+    limit, end = int(policy.run.train["max_completion_length"]), min(policy.scoring.eos_ids)
+
+    def completion(text: str) -> Caption:  # a greedy caption below the limit came to an end
+        ids = policy.reference.token_ids(text)
+        return Caption(text, ids if len(ids) >= limit else [*ids, end])
+
+    groups = [[completion(t) for t in texts] for texts in zip(*captions.values(), strict=True)]
+    rewards_NRK = policy.rewards(images, groups)
+    table_NRK = torch.cat([rewards_NRK, policy.scores(rewards_NRK)[..., None]], -1)
+    names = [*(reward.name for reward in policy.scoring.rewards), "sum"]
+    return {
+        row: [
+            {n: None if math.isnan(v) else v for n, v in zip(names, values, strict=True)}
+            for values in table_NRK[:, k].tolist()
+        ]
+        for k, row in enumerate(captions)
+    }
 
 
 def best_prompt(policy: BasePolicy, images: ImageFolder) -> Control:
     """Greedy captions under the prompt that the training scorer likes best on training images."""
     encoder, ids = policy.scoring.encoders(None), policy.images.ids[:PROMPT_IMAGES]
-    folder, means = ImageFolder("", policy.images.root, ids, {}), dict[str, float]()
+    folder, means = replace(policy.images, ids=ids, skipped={}), dict[str, float]()
     for prompt in dict.fromkeys((policy.run.data.prompt, *PROMPTS)):
         captions = [group[0].text for group in policy.captions(folder, 1, prompt)]
         lazy_images = LazyImages(folder.load, ids)
@@ -149,7 +174,7 @@ def length_matched(policy: BasePolicy, images: ImageFolder, trained: Sequence[st
             rows_by_minimum[minimum].append(row)
     candidates = [list[str]() for _ in trained]  # the least forced first: it wins a tie
     for minimum, rows in sorted(rows_by_minimum.items()):
-        folder = ImageFolder(images.source, images.root, [images.ids[row] for row in rows], {})
+        folder = replace(images, ids=[images.ids[row] for row in rows], skipped={})
         for row, (caption,) in zip(rows, policy.captions(folder, 1, "", minimum), strict=True):
             candidates[row].append(caption.text)
     captions = [

@@ -1,7 +1,7 @@
 """Estimate of a run's memory: bytes by part and phase, from its config and processor alone.
 
 Passes run on fake tensors (policy/fake_policy). Captions count as long as they may become, images
-as the largest of the run's own.
+as the largest of the run's own, of over 2,000 as that of a sample.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from PIL import Image
 from transformers import AutoConfig
 
 from ..config.schema import Run
+from ..data.open_source import is_remote
 from ..data.sources import ImageFolder
 from ..policy.chat import chat_text, messages
-from ..policy.fake_policy import FakePolicy
+from ..policy.fake_policy import FakePolicy, bare_model
 from ..policy.families import FAMILIES
 from ..policy.hidden_states import TOKENS
 from ..policy.load import load_processor, weights_dtype
-from ..policy.lora import lora_config
 from ..policy.shared_prefix.packing import Layout, Prompt, layout
 from ..policy.shared_prefix.vision_cache import ENCODE_BATCH
-from ..policy.vision import process_images
+from ..policy.trained_parts import adapter_config
+from ..policy.vision import ENCODE_PIXELS, process_images
 from ..scoring.scorer_memory import scorer_bytes
 from .assemble import make_arguments, make_rewards
 
@@ -111,8 +112,10 @@ class Estimate:
 
 def policy_phases(policy: FakePolicy, work: Workload) -> dict[str, Parts]:
     """What a rollout and the passes of the loss need beside the policy, its adapter and Adam."""
-    features = policy.features(work.images * work.image_tokens)
-    rows = packed(policy.kinds, work)
+    features = work.images * policy.features(work.image_tokens, work.pixels)
+    rows, together = packed(policy.kinds, work), -(-work.batch // work.num_generations)
+    learns = policy.kept == "pixels"  # the tower too: its activations wait for the backward pass
+    tower = {"vision tower": policy.tower_backward(work.pixels, together)} if learns else {}
     return {
         "vision tower": {
             "activations": policy.encoding(work.pixels, min(ENCODE_BATCH, work.images))
@@ -125,6 +128,7 @@ def policy_phases(policy: FakePolicy, work: Workload) -> dict[str, Parts]:
             "activations, logits": policy.forward_backward(rows, work.checkpointing),
             "gradients": policy.adapter,
             "image features": features,
+            **tower,
         },
     }
 
@@ -160,11 +164,14 @@ class MemoryModel:
 
     def estimate(self, work: Workload) -> Estimate:
         """The memory of a workload."""
-        adapter, machine = self.policy.adapter, self.machine
-        fixed = {"weights": self.policy.weights, "LoRA": adapter, "Adam": 2 * adapter}
+        policy, machine, adapter = self.policy, self.machine, self.policy.adapter
+        lora, start = adapter - policy.copied, policy.frozen_start
+        fixed = {"weights": policy.weights - start, "LoRA": lora, "Adam": 2 * adapter}
+        if policy.copied:
+            fixed |= {"frozen start of what is full": start, "its float32 copies": policy.copied}
         fixed |= {f"scorer {name}": weights for name, (weights, _) in self.scorers.items()}
         fixed |= {"CUDA itself": machine.reserve} if machine.reserve else {}
-        phases = policy_phases(self.policy, work)
+        phases = policy_phases(policy, work)
         phases["scoring"] = self._scoring(work)
         if work.rows:
             phases["held-out evaluation"] = self._evaluation(work, sum(fixed.values()))
@@ -176,7 +183,8 @@ class MemoryModel:
     def _scoring(self, work: Workload) -> Parts:
         parts = {"scorer": max((passes for _, passes in self.scorers.values()), default=0)}
         if self.reads_policy:
-            pictures = self.policy.encoding(work.pixels, max(1, TOKENS // work.image_tokens))
+            together = min(TOKENS // work.image_tokens, ENCODE_PIXELS // work.pixels)
+            pictures = self.policy.encoding(work.pixels, max(1, together))
             parts["reference policy"] = max(self.policy.reading(TOKENS), pictures)
         name = max(parts, key=lambda key: parts[key])  # one after the other
         return {name: parts[name]}
@@ -213,10 +221,10 @@ def workload(run: Run, processor: Any, image_token_id: int) -> tuple[Workload, A
 
 def _largest_size(run: Run, processor: Any) -> tuple[int, int]:
     """(width, height) of the image that takes the largest number of tokens."""
-    if run.data.images is None:
+    if run.data.images is None or is_remote(run.data.images):
         return SCENE if run.policy.model == "embedded" else PHOTO
     rule = FAMILIES[run.family].images
-    sizes = set(ImageFolder.index(run.data.images).sizes())
+    sizes = set(ImageFolder.index(run.data.images).sample_sizes(run.seed))
     return max(sizes, key=lambda size: rule.of_image(processor, size[1], size[0]))
 
 
@@ -231,8 +239,10 @@ def estimate(run: Run, machine: Machine | None = None) -> tuple[MemoryModel, Wor
     config = AutoConfig.from_pretrained(source)
     work, args = workload(run, processor, config.image_token_id)
     dtype = weights_dtype(run.policy.dtype)
-    lora = lora_config(FAMILIES[run.family].lora, **run.policy.lora.model_dump())
-    policy = FakePolicy(config, lora, dtype, bool(args.bf16))
+    learn = run.policy.train.model_dump(), run.policy.lora.model_dump()
+    lora = adapter_config(FAMILIES[run.family], *learn, lambda: bare_model(config, dtype))
+    four_bits = run.policy.train.language == "qlora"
+    policy = FakePolicy(config, lora, dtype, bool(args.bf16), four_bits)
     reads = any("policy" in reward.declared("reads", ()) for reward in make_rewards(run))
     scorers = list(dict.fromkeys([run.scorer.train, run.scorer.heldout]))
     return MemoryModel(policy, scorers, reads, machine or Machine.here()), work

@@ -20,6 +20,7 @@ from ..errors import ImageError
 from ..files import replaced
 from ..policy import captioner
 from ..policy.shared_prefix.vision_cache import VisionCache
+from ..policy.whole_weights import whole_state, whole_weights
 
 SCORE_FILE = "heldout.json"  # beside the adapter that is kept: its score
 
@@ -128,7 +129,9 @@ class HeldoutMonitor(TrainerCallback):
     def _keep_adapter(self, model: Any, score: float) -> None:
         """Put the adapter and its score in place of those kept, as one folder."""
         with replaced(self.adapter) as folder:
-            model.save_pretrained(str(folder), selected_adapters=["default"])  # no critic's
+            model.save_pretrained(
+                str(folder), selected_adapters=["default"], state_dict=whole_state(model)
+            )  # no critic's
             (folder / SCORE_FILE).write_text(json.dumps({"score": score}))
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,8 +141,10 @@ class HeldoutMonitor(TrainerCallback):
         self.best = state["best"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and is_due(state, self.interval):
-            self.evaluate(model, state.global_step)
+        if is_due(state, self.interval):
+            with whole_weights(model):
+                if state.is_world_process_zero:
+                    self.evaluate(model, state.global_step)
 
 
 def is_due(state: Any, interval: int) -> bool:

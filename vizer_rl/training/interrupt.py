@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,8 +19,10 @@ import torch
 from transformers import TrainerCallback
 
 from ..errors import Interrupted
+from .launch import is_launched
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PASSED_ON = 2.0  # seconds in which a launcher passes on what the terminal has sent to all
 
 
 class Interrupts(TrainerCallback):
@@ -28,6 +31,7 @@ class Interrupts(TrainerCallback):
     def __init__(self, trainer: Any, report: Callable[[str], object]) -> None:
         """report: takes a sentence."""
         self.trainer, self.report, self.signal = trainer, report, 0
+        self._since = 0.0
         self._state: dict[str, Any] = {}
         self._random_state: tuple[Any, ...] = ()
         self._epoch_begins = False
@@ -51,9 +55,11 @@ class Interrupts(TrainerCallback):
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and is_launched() and time.monotonic() - self._since < PASSED_ON:
+            return
         if self.signal:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal, self._since = number, time.monotonic()
         self.report("stopping after this micro-step; a second time: at once")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -11,6 +11,7 @@ from ..evaluation.tables import PlainConsole
 from .tracking import read_tracked
 
 Step = tuple[str, str]  # what it does, the command
+CHECKOUT = (Path(__file__).parents[2] / "Makefile").is_file()  # a wheel has no make and no .venv
 
 
 def print_next_steps(run: Run) -> None:
@@ -20,6 +21,10 @@ def print_next_steps(run: Run) -> None:
     steps = _after_scenes(run.family, name) if run.data.images is None else _after_own(run, name)
     console.print("\nNext:")
     for step, command in _wandb_step(run.directory) + steps:
+        if not CHECKOUT:
+            command = command.removeprefix(".venv/bin/")
+            if command.startswith("make "):
+                continue
         console.print(f"  {step}\n    {command}", soft_wrap=True)
 
 
@@ -60,6 +65,10 @@ def _after_own(run: Run, name: str) -> list[Step]:
             f".venv/bin/vizer-rl train {file} {_doubled(run.train)} --resume",
         ),
         _controls_step(name),
+        (
+            "take the model along, for transformers and PEFT",
+            f".venv/bin/vizer-rl export --run {name} --to adapter --out {name}-lora",
+        ),
     ]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
 from rich.table import Table
 from rich.text import Text
 
 import rewards as reward_files
 from rewards import CaptionBatch
+from rewards.lib.images import image_hash
 
 from ..config.schema import Run
-from ..errors import ImageError, UserError, path_not_found
+from ..errors import UserError, path_not_found
 from ..evaluation.tables import PlainConsole
 
 
@@ -21,7 +24,10 @@ def list_rewards() -> None:
     table = Table("reward", "what it says", "range", "cost", box=None, pad_edge=False)
     for name in reward_files.names():
         summary = (reward_files.find(name).__doc__ or "").strip().splitlines() or [""]
-        low, high = getattr(reward_files.make(name, {}), "range", ("", ""))
+        declared: Any = reward_files.find(name)  # some know their range once they have settings
+        if not hasattr(declared, "range"):
+            declared = reward_files.make(name, {})
+        low, high = declared.range
         table.add_row(name, summary[0], f"[{low:g}, {high:g}]", reward_files.cost(name))
     PlainConsole().print(table)
 
@@ -31,42 +37,87 @@ def score(run: Run, path: Path, caption: str) -> None:
 
     Raises UserError where image, caption or a reward cannot be used.
     """
-    from ..data.decode import decode  # imports TRL: slow
-    from ..policy.load import end_id
-    from . import assemble
-    from .splits import image_sets
+    from ..data.given import as_image  # imports TRL: slow
 
     if not path.is_file():
         raise UserError(f"image {path_not_found(path)}")
+    _check_text(caption)
+    image, console = as_image(path), PlainConsole()
+    components = _prepared(run, console)
+    ids = _token_ids(components, caption)
+    reward_functions = components.reward_functions
+    batch = reward_functions.batch([f"file:{path.resolve()}"], [image], [caption], [ids])
+    console.print(_table(reward_functions, batch))
+
+
+def score_captions(
+    run: Run, images: Sequence[str | Path | Image], captions: Sequence[str]
+) -> dict[str, list[float | None]]:
+    """A column of N scores per reward of the run, and "sum"; N images (files, or open ones).
+
+    None where a reward cannot judge: a gate refuses the caption, or it judges whole groups only.
+    Raises UserError where images, captions or a reward cannot be used.
+    """
+    from ..data.given import as_image
+
+    if len(images) != len(captions):
+        raise UserError(f"{len(images)} images, but {len(captions)} captions: give one for each")
+    for caption in captions:
+        _check_text(caption)
+    pictures = [as_image(image) for image in images]
+    components = _prepared(run, PlainConsole())
+    token_ids = [_token_ids(components, caption) for caption in captions]
+    functions, ids = components.reward_functions, [f"given:{image_hash(p)}" for p in pictures]
+    batch = functions.batch(ids, pictures, captions, token_ids)
+    scores = functions.scores(batch, _judges(functions))
+    empty: list[float | None] = [None] * len(pictures)
+    columns = {r.name: [*scores.get(r.name, empty)] for r in functions.rewards}
+    return columns | {"sum": [*functions.weighted(scores)]}
+
+
+def _check_text(caption: str) -> None:
+    """UserError where a caption is empty or no text."""
     if not caption.strip():
         raise UserError("the caption is empty: there is nothing to score")
     if any("\ud800" <= character <= "\udfff" for character in caption):
         raise UserError("the caption has bytes that are not UTF-8")
-    try:
-        image = decode(path)
-    except ImageError as error:
-        raise UserError(f"image '{path}': {error}") from error
-    rewards, console = assemble.make_rewards(run), PlainConsole()
+
+
+def _prepared(run: Run, console: PlainConsole) -> Any:
+    """The components of a run, its rewards prepared as for training."""
+    from . import assemble
+    from .splits import image_sets
+
+    rewards = assemble.make_rewards(run)
     with console.status("preparing the rewards as for training"):
         images, _, _ = image_sets(run, console)
         components = assemble.load_components(
             run, rewards, report=console.print, warn=console.print
         )
         assemble.prepare_rewards(run, components, images, console.print)
+    return components
+
+
+def _token_ids(components: Any, caption: str) -> list[int]:
+    """A caption's tokens and its end; UserError where the policy cannot read as many."""
+    from ..policy.load import end_id
+
     model, processor = components.model, components.processor
     ids = processor.tokenizer(caption, add_special_tokens=False)["input_ids"]
     longest = model.config.get_text_config().max_position_embeddings
     if len(ids) > longest:
         raise UserError(f"the caption has {len(ids)} tokens; the policy reads at most {longest}")
-    ids = [*ids, end_id(model, processor)]
-    reward_functions = components.reward_functions
-    batch = reward_functions.batch([f"file:{path.resolve()}"], [image], [caption], [ids])
-    console.print(_table(reward_functions, batch))
+    return [*ids, end_id(model, processor)]
+
+
+def _judges(reward_functions: Any) -> list[Any]:
+    """The rewards that can judge a single caption."""
+    return [r for r in reward_functions.rewards if not r.declared("groups", False)]
 
 
 def _table(reward_functions: Any, batch: CaptionBatch) -> Table:
     """Per reward its weight, score, weighted score and what the score is made of; their sum."""
-    judges = [r for r in reward_functions.rewards if not r.declared("groups", False)]
+    judges = _judges(reward_functions)
     scores = reward_functions.scores(batch, judges)
     refused = any((scores[r.name][0] or 0.0) < 0 for r in judges if r.gates)
     table = Table("reward", "weight", "score", "weighted", box=None, pad_edge=False)
@@ -82,7 +133,8 @@ def _table(reward_functions: Any, batch: CaptionBatch) -> Table:
         total += reward.weight * (value or 0.0)
         cells = ("none", "") if value is None else (f"{value:.3f}", f"{reward.weight * value:.3f}")
         why = "not judged: the gate refuses this caption" if refused and reward.content else ""
-        parts = "\n".join(filter(None, (why, _parts(reward, batch))))
+        read = reward.read(batch, reward_functions.opening)
+        parts = "\n".join(filter(None, (why, _parts(reward, read))))
         table.add_row(reward.name, f"{reward.weight:g}", *cells, parts)
     table.add_row(Text("sum", "bold"), "", "", Text(f"{total:.3f}", "bold"), "")
     return table

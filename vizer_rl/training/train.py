@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from ..algorithms import vllm_probe
 from ..audit import audit
 from ..audit.report_console import show
 from ..config.recipe import asks_for
@@ -23,11 +24,13 @@ from ..config.run_dir import (
     write_run_dir,
 )
 from ..config.schema import Run
+from ..data.lazy import LazyImages
 from ..data.sources import ImageFolder
 from ..evaluation import evaluate
 from ..evaluation.report.report import write_report
 from ..evaluation.tables import PlainConsole
 from ..files import whole
+from ..policy.families import FAMILIES
 from . import assemble, next_steps, out_of_memory, tracking, wandb_run, watch
 from .alarms import ALARMS_FILE, EVIDENCE_FILE
 from .checkpoint import (
@@ -42,6 +45,8 @@ from .checkpoint import (
     step_of,
 )
 from .interrupt import Interrupts
+from .launch import check_precision, step_sentence
+from .parts_table import print_parts
 from .splits import image_sets
 
 ImageSets = tuple[ImageFolder, ImageFolder, ImageFolder]  # train, monitor, evaluate
@@ -72,6 +77,11 @@ def train(
     wanted = run.tracking.wandb if "wandb" in run.tracking.report_to else "off"
     wandb_mode = tracking.wandb_mode(wanted)
     args = assemble.make_arguments(run, rewards, len(images[0].ids))
+    if args.use_vllm:
+        vllm_probe.check_installed()
+    check_precision(args)
+    if args.world_size > 1:
+        console.print(step_sentence(args))
     if from_checkpoint:
         check_processes(from_checkpoint, args.world_size)
     with locked(directory) if first else nullcontext():
@@ -114,7 +124,13 @@ def _train(run: Run, args: Any, rewards: list[Any], images: ImageSets, begin: Be
         _begin_directory(run, components, images, begin)
         if run.monitor.audit and not begin.checkpoint:
             audit.short_audit(parts, console)
-    trainer = assemble.make_trainer(run, components, args, train_images, console)
+    with vllm_probe.server_named(args):
+        trainer = assemble.make_trainer(run, components, args, train_images, console)
+    learn = FAMILIES[run.family], run.policy.train.model_dump(), args.learning_rate
+    print_parts(console, trainer.model, *learn)
+    if args.use_vllm:
+        few = LazyImages(train_images.load, train_images.ids[: vllm_probe.IMAGES])
+        report(vllm_probe.probe(trainer.vllm_generation, components.reference, few, args))
     logs: list[Any] = []  # to W&B
     if first and begin.wandb_mode != "off":
         logs = [watch.make_wandb_log(run, components, parts, watched, trainer, report)]
@@ -166,8 +182,8 @@ def _begin_directory(
     begin.console.print(warning, end="")
 
 
-def audit_run(run: Run) -> str:
-    """Load what training would load, audit it, print and write; the overall verdict."""
+def audit_run(run: Run) -> dict[str, Any]:
+    """Load what training would load, audit it, print and write; the content of audit.json."""
     console = PlainConsole() if PlainConsole().is_terminal else PlainConsole(width=100)
     rewards, (images, _, _) = assemble.make_rewards(run), image_sets(run, console)
     args = assemble.make_arguments(run, rewards, len(images.ids))
@@ -175,4 +191,4 @@ def audit_run(run: Run) -> str:
     result = audit.audit(parts)
     show(console, result)
     console.print(f"\nWorst examples and all numbers: {audit.save(result, parts)}", soft_wrap=True)
-    return str(result["verdict"]["overall"])
+    return result

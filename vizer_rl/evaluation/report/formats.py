@@ -5,7 +5,7 @@ Other keys are let in: later versions add metrics and scores, and the page shows
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import BaseModel, ConfigDict
 
@@ -120,11 +120,17 @@ class AuditVerdict(_Open):
     lines: list[AuditLine]
 
 
+class Picks(Estimate):
+    """How often the original caption beat one that was attacked; how often they tied."""
+
+    tied: NotRequired[float]
+
+
 class Attack(_Open):
-    """How often the original caption beat one that was attacked, by reward; "sum" is all."""
+    """The picks of an attack by reward; "sum" is all."""
 
     about: str = ""
-    wins: dict[str, Estimate | None]
+    wins: dict[str, Picks | None]
 
 
 class Audit(_Open):

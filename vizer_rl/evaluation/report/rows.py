@@ -11,7 +11,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...data.sources import ImageFolder
+from ...data.open_source import is_folder
+from ...data.sources import ImageFolder, reopen_images
 from ...errors import ImageError
 from .formats import CaptionRow, Doubt
 from .html import picture
@@ -118,35 +119,44 @@ def read_pictures(
     """All pictures, each once, and of each run image id -> number; what fails is left out."""
     wanted = dict[tuple[str, str], int]()
     for run, rows in zip(runs, captions, strict=True):
-        if run.images and not run.images.is_dir():
+        if run.images and is_folder(run.images) and not Path(run.images).is_dir():
             run.left_out.append(f"Pictures: the folder of images '{run.images}' is not there.")
         elif run.images:
-            wanted |= {(str(run.images), row.image_id): 0 for row in rows}
+            wanted |= {(run.images, row.image_id): 0 for row in rows}
+    sources = {address: _reopened(address) for address in dict.fromkeys(a for a, _ in wanted)}
     limit = min(MAX_PICTURE, PICTURE_BYTES // max(1, len(wanted)))
     with ThreadPool() as pool:
-        read = pool.map(lambda key: _picture(*key, limit), wanted, chunksize=4)
+        read = pool.map(lambda key: _picture(sources[key[0]], key[1], limit), wanted, chunksize=4)
     pictures = [source for source in read if source]
     numbers = iter(range(len(pictures)))
     number_of = {k: next(numbers) for k, source in zip(wanted, read, strict=True) if source}
     for run, rows in zip(runs, captions, strict=True):
-        ids = [row.image_id for row in rows if (str(run.images), row.image_id) in wanted]
-        failed = [i for i in ids if (str(run.images), i) not in number_of]
+        ids = [row.image_id for row in rows if (run.images or "", row.image_id) in wanted]
+        failed = [i for i in ids if (run.images or "", i) not in number_of]
         if failed:
             run.left_out.append(
                 f"Pictures: {len(failed)} of {len(ids)} in '{run.images}' cannot be read; the "
                 f"first is {failed[0]}."
             )
     return pictures, [
-        {i: n for (folder, i), n in number_of.items() if folder == str(run.images)} for run in runs
+        {i: n for (folder, i), n in number_of.items() if folder == run.images} for run in runs
     ]
 
 
-def _picture(folder: str, image_id: str, limit: int) -> str:
+def _reopened(address: str) -> ImageFolder | None:
+    """The images at an address; None where they cannot be opened: then each picture fails."""
+    try:
+        return reopen_images(address, [])
+    except ImageError:
+        return None
+
+
+def _picture(images: ImageFolder | None, image_id: str, limit: int) -> str:
     """A picture in base64; "" where there is none, or where the name leads out of its folder."""
     path = PurePosixPath(image_id)
-    if path.is_absolute() or ".." in path.parts:
+    if images is None or path.is_absolute() or ".." in path.parts:
         return ""
     try:
-        return picture(ImageFolder(folder, Path(folder), [], {}).load(image_id), limit)
+        return picture(images.load(image_id), limit)
     except ImageError:
         return ""

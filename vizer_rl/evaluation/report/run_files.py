@@ -33,7 +33,7 @@ class RunFiles:
     audit: Audit | None = None
     wandb: dict[str, Any] = field(default_factory=dict)
     skipped: list[dict[str, Any]] = field(default_factory=list)
-    images: Path | None = None  # folder of the held-out images
+    images: str | None = None  # the address of the held-out images, mostly a folder
     kept_score: float | None = None  # held-out score of the adapter that was kept
     left_out: list[str] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ def read_run_files(directory: Path) -> RunFiles:
         audit=read("audit.json", Audit, "Audit"),
         wandb=read("wandb.json", dict[str, Any], "", {}),
         skipped=rows("skipped.jsonl", dict[str, Any], ""),
-        images=Path(heldout.source) if heldout else None,
+        images=heldout.source if heldout else None,
         kept_score=kept.score if kept else None,
         left_out=missing,
     )

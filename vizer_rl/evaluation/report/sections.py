@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from ..statistics import Estimate
+from .formats import Picks
 from .html import findings, number, table, text
 from .labels import PHASES
 from .run_files import RunFiles
@@ -43,8 +43,11 @@ def audit(run: RunFiles) -> Iterator[str]:
         yield "</details>"
 
 
-def _rate(value: Estimate | None) -> str:
-    return "–" if value is None else f"{value['value']:.2f}"
+def _rate(value: Picks | None) -> str:
+    if value is None:
+        return "–"
+    tied = value.get("tied", 0.0)
+    return f"{value['value']:.2f}" + (f" <small>tied {tied:.2f}</small>" if tied >= 0.005 else "")
 
 
 def cost(run: RunFiles) -> Iterator[str]:

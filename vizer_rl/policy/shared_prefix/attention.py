@@ -76,9 +76,10 @@ def block_mask(group: Tensor, branch: Tensor) -> BlockMask:
 
 def model_inputs(positions: Tensor, mask: Any) -> dict[str, Any]:
     """`position_ids` and `attention_mask` in the form of the model: (K, R, N) and (R, 1, Q, N)."""
-    if positions.shape[0] == 1:
-        return {"position_ids": positions[0], "attention_mask": mask}
-    return {"position_ids": positions, "attention_mask": {"full_attention": mask}}
+    return {
+        "position_ids": positions[0] if positions.shape[0] == 1 else positions,
+        "attention_mask": mask,
+    }
 
 
 def uses_block_mask(model: Any) -> bool:

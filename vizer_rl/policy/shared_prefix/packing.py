@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..vision import join_images
+from ..vision import image_inputs
 from .attention import (
     ALIGN,
     BLOCK,
@@ -50,8 +50,8 @@ class Prompt:
     """A prompt with its image, as the language model reads it.
 
     ids: (P,) long on the CPU; positions: (K, P), K = 1, or 3 for rotary positions in time, height
-    and width; features: (n, D), the connector's output at the n image tokens, or None where
-    `vision`, what the vision tower takes, goes through the tower in every pass.
+    and width; features: (n, D), the connector's output at the n image tokens, or None where what
+    learns makes them in every pass from `vision`: what the vision tower takes, or its output.
     """
 
     ids: Tensor
@@ -156,14 +156,6 @@ def _fill(sizes: dict[int, int]) -> list[list[int]]:
     return rows
 
 
-def image_inputs(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the model's forward takes for the images of these prompts, each once, in this order."""
-    features = [prompt.features for prompt in prompts]
-    if all(f is not None for f in features):
-        return {"mm_encoder_outputs": {"image": types.SimpleNamespace(pooler_output=features)}}
-    return join_images([prompt.vision for prompt in prompts])
-
-
 class Targets(NamedTuple):
     """Targets of the caption head: flat index of M positions, and the M tokens after them."""
 
@@ -238,7 +230,7 @@ def caption_forward(
     output = model(
         input_ids=packed.ids,
         **model_inputs(packed.positions, mask),
-        **image_inputs([prompts[p] for p in packed.prompts]),
+        **image_inputs(unwrapped(model), [prompts[p] for p in packed.prompts]),
         captions=Targets(packed.target_idx, completion_ids[present]),
     )
 

@@ -29,7 +29,8 @@ class Rollout:
 
     prompt_idx: (B,) index in `prompts` of each row, in the order in which they were sampled;
     old_logps: (B, T) log-probs at sampling, where the trainer is going to ask for them; states:
-    (B, T, D) last hidden states before each token, of the last pass over all rows.
+    (B, T, D) last hidden states before each token, of the last pass over all rows; own_opening:
+    (B,) whether a row began by itself with the opening, of `opening_tokens`; None: there is none.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -37,6 +38,8 @@ class Rollout:
     prompt_idx: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     old_logps: Tensor | None = None
     states: Tensor | None = None
+    own_opening: Tensor | None = None
+    opening_tokens: int = 0
 
     @property
     def images(self) -> list[Image]:
@@ -91,6 +94,11 @@ class Rollout:
         """Keep the log-probs at sampling, as (B, T)."""
         padded = pad_sequence([torch.tensor(row) for row in logps], batch_first=True)
         self.old_logps = padded.to(self.prompt_idx.device)
+
+    def keep_opening(self, tokens: int, own: Sequence[bool]) -> None:
+        """Keep how many tokens the opening of all rows has, and whose of them it is by itself."""
+        self.opening_tokens = tokens
+        self.own_opening = torch.tensor(own, device=self.prompt_idx.device)
 
     def take_old_logps(self, mask: Tensor) -> Tensor | None:
         """Those log-probs, padded like the mask (B, T), the first time; then None."""

@@ -19,10 +19,11 @@ import torch.distributed
 from torch import Tensor
 
 from ..lora import merged
+from ..vision import image_inputs
 from .attention import ALIGN, PADDING, PROMPT, attention_mask, model_inputs
 from .cuda_graph import MIN_TOKENS, CudaGraph
 from .kv_cache import static_kv_cache
-from .packing import Prompt, image_inputs
+from .packing import Prompt, unwrapped
 
 DROP_ROWS = 0.25  # share of rows that are done: from here on moving the cache pays
 
@@ -127,7 +128,7 @@ class DecodeState:
         self.model(
             input_ids=ids.to(self.device),
             **model_inputs(positions.to(self.device), attention_mask(branch, branch)),
-            **image_inputs(prompts),
+            **image_inputs(unwrapped(self.model), prompts),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,

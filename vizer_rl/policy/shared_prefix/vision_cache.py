@@ -1,15 +1,16 @@
 """Vision cache: what the language model reads of an image, computed once while the tower is frozen.
 
 An image goes through processor, vision tower and connector once; sampling, old, reference and
-policy passes, evaluation and later epochs take the result from memory, or from disk. With a
-trainable tower the processor's output is kept instead, and every pass encodes the image anew.
+policy passes, evaluation and later epochs take the result from memory, or from disk. Where the
+connector learns, the tower's output is kept and every pass runs the connector on it; where the
+tower learns, the processor's output is kept and every pass encodes the image anew.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,24 @@ from rewards.lib import disk_cache
 from rewards.lib.images import image_hash
 
 from ..batches import batches
-from ..families import FAMILIES, Family
-from ..vision import ImageInputs, encode_images, pixel_count, process_images, raw_size, tower_inputs
+from ..families import Family
+from ..vision import (
+    ENCODE_PIXELS,
+    STATES,
+    ImageInputs,
+    encode_images,
+    pixel_count,
+    process_images,
+    raw_size,
+    token_type_inputs,
+)
 from ..weights_hash import weights_hash
+from .kept import Entry, Kept, prompt_of, result_to_keep, weights_behind
 from .packing import Prompt, unwrapped
 
 MEMORY = 4 * 2**30  # bytes of host memory: 1,000 images of 1,024 tokens, width 2,048, in bfloat16
-ENCODE_BATCH = 8  # images that go through the tower together, if they are small:
-ENCODE_PIXELS = 20_000_000  # numbers of all that do: 8 images of Qwen2-VL of 512 tokens
+ENCODE_BATCH = 8  # images that go through the tower together, if they are small
 PROCESS_BYTES = 2**28  # of float32 pixels at their own size, which the processor holds at a time
-
-Entry = dict[str, Tensor]  # "ids", "positions", and "features" or the tower's inputs
 
 
 class VisionCache:
@@ -75,7 +83,7 @@ class VisionCache:
 
     def on_device(self, entries: Sequence[Entry]) -> list[Prompt]:
         """Prompts of entries, their features on the model's device."""
-        return [_prompt(entry, self._base.device) for entry in entries]
+        return [prompt_of(entry, self._base.device) for entry in entries]
 
     def entries(
         self,
@@ -87,13 +95,13 @@ class VisionCache:
     ) -> list[Entry]:
         """Images with their texts (in chat form) as they are kept, in host memory.
 
-        inputs: what a worker has processed of them; sharded: weights are spread over devices, and
-        all must go through the tower together, so that no features are kept.
+        inputs: what a worker has processed; sharded: weights are spread over devices, and all must
+        go through the tower together, so that no features are kept.
         """
-        frozen = not sharded and not any(p.requires_grad for p in self._parameters())
-        settings = self._settings(frozen)
+        kept: Kept = "pixels" if sharded else result_to_keep(self._base, self.family)
+        settings = self._settings(kept)
         keys = [self._key(settings, i, t) for i, t in zip(images, texts, strict=True)]
-        entries = {key: entry for key in keys if (entry := self._get(key, frozen)) is not None}
+        entries = {key: entry for key in keys if (entry := self._get(key, kept)) is not None}
         self._requests += len(keys)
         self._hits += sum(key in entries for key in keys)
         missing = {key: n for n, key in reversed(list(enumerate(keys))) if key not in entries}
@@ -105,10 +113,10 @@ class VisionCache:
                 new = process_images(
                     self.processor, [images[n] for n in rows], [texts[n] for n in rows]
                 )
-            for key, entry in zip(chunk, self._encode(new, frozen), strict=True):
+            for key, entry in zip(chunk, self._encode(new, kept), strict=True):
                 entries[key] = entry
                 self._put(key, entry)
-                if self.folder is not None and frozen:
+                if self.folder is not None and kept != "pixels":
                     disk_cache.write(_path(self.folder, key), safetensors.torch.save(entry))
         return [entries[key] for key in keys]
 
@@ -121,37 +129,32 @@ class VisionCache:
     @property
     def dtype(self) -> torch.dtype:
         """The precision in which the vision tower takes pixels."""
-        return self._parameters()[0].dtype
+        return weights_behind(self._base, self.family, "states")[0].dtype
 
     @property
     def _base(self) -> Any:
         return unwrapped(self.model)
 
-    def _parameters(self) -> list[torch.nn.Parameter]:
-        """Of tower and connector."""
-        modules = [self._base.get_submodule(name) for name in self.family.vision_modules]
-        return [p for module in modules for p in module.parameters()]
-
-    def _settings(self, frozen: bool) -> str:
+    def _settings(self, kept: Kept) -> str:
         """All that an entry depends on but image and prompt."""
-        parameters = self._parameters() if frozen else []
+        parameters = weights_behind(self._base, self.family, kept)
         state = tuple((id(p), p.data_ptr(), p._version) for p in parameters)
         if self._weights[0] != state:  # all weights are hashed again only where one was touched
             named = ((str(index), p) for index, p in enumerate(parameters))
             self._weights = (state, weights_hash(named))
         processors = [self.processor.image_processor.to_dict(), self.processor.to_dict()]
-        return f"{self._weights[1]}{json.dumps(processors, sort_keys=True, default=str)}{frozen}"
+        return f"{self._weights[1]}{json.dumps(processors, sort_keys=True, default=str)}{kept}"
 
     @staticmethod
     def _key(settings: str, image: Image, text: str) -> str:
         key = f"{image_hash(image)} {text} {settings}".encode()
         return blake2b(key, digest_size=16).hexdigest()
 
-    def _get(self, key: str, frozen: bool) -> Entry | None:
+    def _get(self, key: str, kept: Kept) -> Entry | None:
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        if self.folder is None or not frozen:
+        if self.folder is None or kept == "pixels":
             return None
         content = disk_cache.read(_path(self.folder, key))
         if content is None:
@@ -167,18 +170,19 @@ class VisionCache:
             self._bytes -= _size(self._entries.popitem(last=False)[1])
 
     @torch.no_grad()
-    def _encode(self, inputs: Sequence[ImageInputs], frozen: bool) -> list[Entry]:
-        """Entries: positions, and features in place of the tower's inputs where it is frozen."""
+    def _encode(self, inputs: Sequence[ImageInputs], kept: Kept) -> list[Entry]:
+        """Entries: positions, and what is kept, in place of the tower's inputs where it can be."""
         positions = [self._positions(x) for x in inputs]
-        if not frozen:
+        if kept == "pixels":
             return [{**x, "positions": p} for x, p in zip(inputs, positions, strict=True)]
-        features: list[Tensor] = []
+        key, index = (STATES, 0) if kept == "states" else ("features", 1)
+        results: list[Tensor] = []
         for batch in batches(inputs, pixel_count, ENCODE_PIXELS, ENCODE_BATCH):
             encoded = encode_images(self._base, batch)
-            features += [f.to("cpu", copy=True) for _, f in encoded]
+            results += [pair[index].to("cpu", copy=True) for pair in encoded]
         return [
-            {"ids": x["ids"], "positions": p, "features": f}
-            for x, p, f in zip(inputs, positions, features, strict=True)
+            {"ids": x["ids"], "positions": p, key: r}
+            for x, p, r in zip(inputs, positions, results, strict=True)
         ]
 
     def _positions(self, inputs: ImageInputs) -> Tensor:
@@ -186,16 +190,10 @@ class VisionCache:
         ids = inputs["ids"]
         if not self.family.mrope:
             return torch.arange(len(ids))[None]
-        kinds = (ids == self._base.config.image_token_id).int()
+        kinds = token_type_inputs(self._base, ids[None])
         return self._base.model.get_rope_index(
-            ids[None], mm_token_type_ids=kinds[None], image_grid_thw=inputs["image_grid_thw"]
+            ids[None], image_grid_thw=inputs["image_grid_thw"], **kinds
         )[0][:, 0]
-
-
-def _prompt(entry: Entry, device: torch.device) -> Prompt:
-    features = entry.get("features")
-    features = None if features is None else features.to(device, non_blocking=True)
-    return Prompt(entry["ids"], entry["positions"], features, tower_inputs(entry, device))
 
 
 def _path(folder: Path, key: str) -> Path:
@@ -204,43 +202,3 @@ def _path(folder: Path, key: str) -> Path:
 
 def _size(entry: Entry) -> int:
     return sum(x.nbytes for x in entry.values())
-
-
-def shared_prefix_obstacle(family: str, attention: str, args: Any = None) -> str:
-    """Why a group's captions cannot share their prompt, or "": attention kernel, TRL's config."""
-    if not FAMILIES[family].shared_prefix:
-        return f"family {family} is not covered by the shared prefix"
-    if attention != "sdpa":
-        return f"policy.attn_implementation {attention} takes no mask of branches; sdpa does"
-    if args and (args.use_transformers_continuous_batching or args.cache_implementation):
-        return "train.use_transformers_continuous_batching and cache_implementation are TRL's"
-    if args and {"num_beams", "num_return_sequences"} & set(args.generation_kwargs or ()):
-        return "train.generation_kwargs asks for more than sampling"
-    return ""
-
-
-def build_vision_cache(
-    model: Any,
-    processor: Any,
-    family: str,
-    *,
-    shared_prefix: str = "auto",
-    cuda: str = "auto",
-    vision_cache: str | None = None,
-    args: Any = None,
-    report: Callable[[str], object] = lambda sentence: None,
-) -> VisionCache | None:
-    """What lets a group share its prompt; None, the reason given to `report`, where it cannot.
-
-    shared_prefix, cuda: "auto" or "off"; vision_cache: folder for features; args: TRL's config.
-    """
-    obstacle = "engine.shared_prefix is off"
-    if shared_prefix != "off":
-        attention = model.config.get_text_config()._attn_implementation
-        obstacle = shared_prefix_obstacle(family, attention, args)
-    if obstacle:
-        report(f"one row per caption, as TRL does it: {obstacle}")
-        return None
-    graphs = cuda == "auto" and model.device.type == "cuda"
-    path = Path(vision_cache).expanduser() if vision_cache else None
-    return VisionCache(model, processor, FAMILIES[family], folder=path, cuda=graphs)

@@ -1,0 +1,1 @@
+"""Captions of image sets, into files that other tools read; docs/captions.md."""
