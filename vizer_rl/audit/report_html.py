@@ -25,6 +25,7 @@ figcaption { padding: .8rem 1rem 1rem; font-size: .9rem; }
 figcaption b { display: block; font-size: .8rem; color: var(--soft); font-weight: 600; }
 figcaption span { display: block; margin: .35rem 0; }
 figcaption small { color: var(--soft); }
+td small.number { display: block; white-space: nowrap; }
 """
 
 
@@ -66,13 +67,14 @@ def _value(
     mean = value["value"]
     level = "pass" if mean >= MIN_WIN_RATE else "warn" if mean >= chance else "fail"
     shown = f'<span class="{level}">{mean:.2f}</span>' if rate else f"{mean:.2f}"
-    tied = f", tied {value['tied']:.2f}" if value.get("tied", 0.0) > SHOWN_TIES else ""
-    return f"{shown} <small>{value['low']:.2f}–{value['high']:.2f}{tied}</small>"
+    lines = [f"{value['low']:.2f}–{value['high']:.2f}"]
+    lines += [f"tied {value['tied']:.2f}"] if value.get("tied", 0.0) > SHOWN_TIES else []
+    return shown + "".join(f' <small class="number">{line}</small>' for line in lines)
 
 
 def _small(label: str, value: Mapping[str, Any] | None) -> str:
     """A value in small print under another one; nothing where there is none."""
-    return f"<br/><small>{label} {value['value']:.2f}</small>" if value else ""
+    return f' <small class="number">{label} {value["value"]:.2f}</small>' if value else ""
 
 
 def _cells(rows: Iterable[Row], names: Sequence[str]) -> list[list[str]]:
