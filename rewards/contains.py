@@ -77,9 +77,7 @@ class Contains:
         count = sum(begins(caption, self.opening) for caption in bank.sample.captions)
         if self.opening and count < len(captions) / 2:
             share = f"{count} of {len(captions)} captions of the base begin with {self.opening!r}"
-            remarks.append(
-                f"{share}: it is put in front of completions, but not by algorithm vizer"
-            )
+            remarks.append(f"{share}: it is put in front of completions, but not by vizer")
         return "; ".join(remarks) or None
 
     def __call__(self, batch: CaptionBatch) -> Scores:

@@ -93,7 +93,7 @@ def test_before_training_it_says_what_the_base_never_says():
     reward = make("contains", {**TRIGGER, "words": ["soft", "dog"]})
     assert reward.prepare(bank("a dog", "ohwx, a dog", "a cat")) == (
         "no caption of the base has 'soft'; 1 of 3 captions of the base begin with 'ohwx': "
-        "it is put in front of completions, but not by algorithm vizer"
+        "it is put in front of completions, but not by vizer"
     )
     assert reward.objection == ""
     assert make("contains", TRIGGER).prepare(bank("ohwx, a dog")) is None
