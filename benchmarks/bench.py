@@ -65,6 +65,8 @@ def cases() -> dict[str, list[Case]]:
         for n in (8, 37)
     ]
     big = [
+        Case("real-smolvlm-256m", "smolvlm", policies.smolvlm_256m, **sizes, real=True),
+        Case("real-smolvlm-500m", "smolvlm", policies.smolvlm_500m, **sizes, real=True),
         Case("real-smolvlm-1-tile", "smolvlm", real(1), **sizes, real=True),
         Case("real-smolvlm-17-tiles", "smolvlm", real(4), **sizes, real=True),
         Case("real-qwen2vl-256", "qwen2vl", qwen(16), **sizes, real=True),
@@ -79,9 +81,9 @@ Seconds = dict[str, dict[str, list[float]]]  # by side and phase
 def run(case: Case) -> tuple[dict[str, Any], Seconds]:
     """One case: the row of the results, and of each side the seconds of each phase."""
     gc.collect()  # the trainers of the case before go round in circles
-    alone = {} if torch.cuda.is_available() else {name: _peak_of(case, name) for name in SIDES}
     seconds, peaks, difference, lengths, tokens, sampled = _steps(case)
-    peaks |= alone
+    if not torch.cuda.is_available():
+        peaks |= {name: _peak_of(case, name) for name in SIDES}
     share = (sum(lengths) + sampled) / (case.group * sum(lengths) + sampled)
     row: dict[str, Any] = {
         "case": case.name,

@@ -73,7 +73,7 @@ def estimated(case: Case) -> dict[str, Any]:
     model, processor, side = case.make()
     text = chat.chat_text(processor, chat.messages(PROMPT))
     (inputs,) = process_images(processor, policies.images(side, 1, 0), [text])
-    lora, bf16 = lora_config(case), bool(case.settings.get("bf16"))
+    lora, bf16 = lora_config(case), bool(case.settings.get("bf16", torch.cuda.is_available()))
     policy = FakePolicy(model.config, lora, model.dtype, bf16)
     work = Workload(
         prompt_tokens=len(inputs["ids"]),

@@ -31,6 +31,8 @@ class Shape:
 
 
 SMALL = Shape(320, 6, 5, 5, 864, 4096, 192, 4, 3, 576)  # 12 M parameters
+SMOLVLM_256M = Shape(576, 30, 9, 3, 1536, 49280, 768, 12, 12, 3072)
+SMOLVLM_500M = Shape(960, 32, 15, 5, 2560, 49280, 768, 12, 12, 3072)
 SMOLVLM = Shape(2048, 24, 32, 32, 8192, 49280, 1152, 27, 16, 4304)  # SmolVLM-Base, 2.2 B
 QWEN2VL = Shape(1536, 28, 12, 2, 8960, 151936, 1280, 32, 16, 5120)  # Qwen2-VL-2B
 
@@ -58,6 +60,16 @@ def shaped_smolvlm(
         text_config=_text(shape, processor, model_type="llama"),
     )
     return _random_model(config, processor, dtype), processor, tile * tiles
+
+
+def smolvlm_256m() -> tuple[Any, Any, int]:
+    """SmolVLM-256M with random weights, on an image of one tile: 64 tokens."""
+    return shaped_smolvlm(SMOLVLM_256M, 512, 16, 4, 1, torch.bfloat16)
+
+
+def smolvlm_500m() -> tuple[Any, Any, int]:
+    """The same of SmolVLM-500M."""
+    return shaped_smolvlm(SMOLVLM_500M, 512, 16, 4, 1, torch.bfloat16)
 
 
 def shaped_qwen2vl(

@@ -20,6 +20,7 @@ from vizer_rl.algorithms.grpo import GRPO
 from vizer_rl.config.trainer_settings import trainer_arguments
 from vizer_rl.policy import chat, load
 from vizer_rl.policy.families import FAMILIES
+from vizer_rl.policy.shared_prefix.obstacles import probe_obstacle
 from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
 from vizer_rl.scoring.clip import OpenClip
 from vizer_rl.scoring.reward_functions import Reward, RewardFunctions
@@ -90,6 +91,8 @@ class Side:
         if ours:
             on_gpu = torch.cuda.is_available()
             features = VisionCache(model, processor, FAMILIES[case.family], cuda=on_gpu)
+            if obstacle := probe_obstacle(features):  # its time would be of wrong numbers
+                raise SystemExit(f"no shared prefix here, so nothing to compare: {obstacle}")
             self.trainer: Any = GRPO(model, processor, lora, scoring, args, dataset, features)
         else:
             forbidden = load.forbidden_ids(model, processor)

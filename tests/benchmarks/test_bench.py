@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import bench
+from benchmarks import bench, side
 
 FACTS = ("case", "family", "device", "num_generations", "image_tokens", "ours", "trl", "speedup")
 SIDE = ["step_seconds", "captions_per_second", "peak_memory_mb", "unique_token_share"]
@@ -45,6 +45,13 @@ def test_a_case_is_measured_and_written(results, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "gradient differs by" in printed
     assert printed.count("no CUDA, left out") == len(REAL)
+
+
+def test_a_machine_where_no_prefix_is_shared_gets_no_numbers(results, monkeypatch):
+    monkeypatch.setattr(side, "probe_obstacle", lambda _: "transformers 5.17.0 takes no features")
+    with pytest.raises(SystemExit, match=r"nothing to compare: transformers 5\.17\.0 takes"):
+        ask(monkeypatch, "embedded-smolvlm")
+    assert not results.exists()
 
 
 def test_an_unknown_case_is_named(results, monkeypatch, capsys):

@@ -192,7 +192,7 @@ def test_workers_send_pixels_as_the_tower_takes_them_and_masks_as_booleans(famil
     cache = VisionCache(model, processor, FAMILIES[family])
     assert cache.dtype == torch.bfloat16
     rows = rows_of(processor, True)
-    sent = Collator(processor, None, {}, cache.dtype)(rows)[0]["image_inputs"]
+    sent = Collator(processor, None, {}, cache.dtype)(rows)[0]["image_inputs"].inputs
     assert sent["pixel_values"].dtype == torch.bfloat16
     assert sent["pixel_values"].untyped_storage().nbytes() == sent["pixel_values"].nbytes
     if family == "smolvlm":
@@ -201,7 +201,7 @@ def test_workers_send_pixels_as_the_tower_takes_them_and_masks_as_booleans(famil
     ahead = cache.entries(images[:1], texts[:1], [sent])
     here = VisionCache(model, processor, FAMILIES[family]).entries(images[:1], texts[:1])
     assert torch.equal(ahead[0]["features"], here[0]["features"])
-    single = Collator(processor, None, {})(rows)[0]["image_inputs"]
+    single = Collator(processor, None, {})(rows)[0]["image_inputs"].inputs
     assert single["pixel_values"].dtype == torch.float32
 
 
@@ -211,7 +211,7 @@ def test_what_does_not_fit_into_shared_memory_is_left_to_the_trainer(
 ):
     _, processor = load_case("qwen2vl", True)
     rows, reader = rows_of(processor, True), Collator(processor, None, {})
-    unique = [row["image_inputs"] for row in reader(rows)[::4]]
+    unique = [row["image_inputs"].inputs for row in reader(rows)[::4]]
     size = sum(x.nbytes for inputs in unique for x in inputs.values())
     free = int(factor * size * 2 * collator.BATCHES / collator.SHARE)  # of 2 workers
     monkeypatch.setattr(collator.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))

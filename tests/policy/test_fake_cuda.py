@@ -7,6 +7,7 @@ a CUDA graph is to record.
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.idefics3 import modeling_idefics3
 from transformers.models.qwen2_vl import modeling_qwen2_vl
@@ -22,7 +23,19 @@ from vizer_rl.policy.shared_prefix.packing import (
 )
 from vizer_rl.policy.vision import image_inputs
 
+COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 BODY, CAPTIONS = 30, [[5] * 7, [6] * 4, [7] * 9]
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses to copy from the CPU, for which a GPU that records would have to wait."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        output = operation(*args, **(kwargs or {}))
+        if operation in COPIES:
+            devices = {x.device.type for x in (*args, output) if isinstance(x, torch.Tensor)}
+            assert devices <= {"cuda"}, f"{operation} from {devices}"
+        return output
 
 
 @pytest.fixture
@@ -64,7 +77,8 @@ def test_sampling_stays_on_the_gpu_and_its_step_can_be_recorded(family, on_cuda,
     slots = torch.zeros(2, 3, dtype=torch.long, device=on_cuda)
     index = torch.arange(BODY - 1, BODY + 2, device=on_cuda)
     allowed = torch.ones(2, 1, 3, going.column_branch.shape[1], dtype=torch.bool, device=on_cuda)
-    logits = going._feed(slots, going.positions.expand(-1, -1, 3), allowed, index)
+    with NoCopies():
+        logits = going._feed(slots, going.positions.expand(-1, -1, 3), allowed, index)
     assert logits.shape == (2, 3, config.get_text_config().vocab_size)
     assert logits.device.type == "cuda"
     for layer in going.cache.layers:

@@ -1,7 +1,9 @@
 """Features of images: the same numbers cold, warm and from disk, and never a stale one."""
 
+import numpy as np
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 
 from vizer_rl.policy.families import FAMILIES
@@ -9,6 +11,7 @@ from vizer_rl.policy.shared_prefix import vision_cache
 from vizer_rl.policy.shared_prefix.collator import Collator
 from vizer_rl.policy.shared_prefix.rollout import Rollout
 from vizer_rl.policy.shared_prefix.vision_cache import VisionCache
+from vizer_rl.policy.vision import process_images
 
 from .test_sampler import image_prompts
 from .test_shared_prefix import load_case, rows_of
@@ -97,6 +100,7 @@ def test_workers_read_ahead_each_image_once(monkeypatch):
     reader = Collator(processor, None, {})
     batch = next(iter(DataLoader(rows, len(rows), collate_fn=reader, num_workers=1)))
     assert len({id(row["image_inputs"]) for row in batch}) == 3
+    batch = send_to_device(batch, "meta")  # as accelerate does with what a loader gives
     monkeypatch.setattr(vision_cache, "process_images", None)
     cache = VisionCache(model, processor, FAMILIES["qwen2vl"])
     ahead = Rollout(batch)
@@ -110,3 +114,27 @@ def test_workers_read_ahead_each_image_once(monkeypatch):
     )
     assert ahead.prompt_idx.tolist() == here.prompt_idx.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert same(ahead.prompts, here.prompts)
+
+
+class Arrays:
+    """A processor that gives NumPy arrays, as with torchvision before 0.27."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __getattr__(self, name):
+        return getattr(self.processor, name)
+
+    def __call__(self, **kwargs):
+        inputs = self.processor(**kwargs)
+        pixels = {k: [np.asarray(x) for x in v] for k, v in inputs.items() if "pixel" in k}
+        return {**inputs, **pixels}
+
+
+def test_a_processor_that_gives_arrays_gives_the_same_rows():
+    model, processor = load_case("smolvlm", True)
+    images, texts = image_prompts(model, processor, True)
+    rows, others = (process_images(p, images, texts) for p in (processor, Arrays(processor)))
+    for row, other in zip(rows, others, strict=True):
+        assert row.keys() == other.keys() >= {"pixel_values", "pixel_attention_mask"}
+        assert all(torch.equal(value, other[name]) for name, value in row.items())

@@ -49,7 +49,7 @@ def _of_each_image(processor: Any, inputs: Any, ids: Sequence[Tensor]) -> list[d
             for p, g in zip(patches, grids, strict=True)
         ]
     if "pixel_attention_mask" in inputs:  # a row of tiles for each image, filled up
-        masks = inputs["pixel_attention_mask"]
+        masks = [torch.as_tensor(mask) for mask in inputs["pixel_attention_mask"]]
         return [
             {"pixel_values": p[None, :n].clone(), "pixel_attention_mask": m[None, :n].bool()}
             for p, m, n in zip(map(torch.as_tensor, pixels), masks, map(_tiles, masks), strict=True)

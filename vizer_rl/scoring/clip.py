@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 import safetensors.torch
 import torch
+from open_clip.transformer import AttentionalPooler
 from PIL.Image import Image
 
 from rewards.lib import disk_cache
@@ -54,6 +55,12 @@ class OpenClip:
             model, pretrained=tag, precision=precision, device=device
         )
         self.model.eval().requires_grad_(False)
+        for module in self.model.modules():  # open_clip leaves these in float32 beside half keys
+            if isinstance(module, AttentionalPooler):
+                query = torch.nn.Parameter(module.query.to(dtype), requires_grad=False)
+                module.register_parameter("query", query)
+                module.ln_q.to(dtype)  # plain ones, which on CUDA take their own type alone
+                module.ln_k.to(dtype)
         self.tokenizer = open_clip.get_tokenizer(model)
         self.context_length: int = self.tokenizer.context_length
         self.dtype = dtype

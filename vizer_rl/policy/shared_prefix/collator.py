@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from ..vision import ImageInputs, process_images
 SHARED_MEMORY = Path("/dev/shm")  # what workers hand over lies here
 SHARE = 0.5  # of what is free there that all workers may fill together
 BATCHES = 2  # of a worker that lie there: one that waits, one that is worked on
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """What a worker has made of an image. A mapping accelerate would copy to the GPU, for each row
+    of the group again; the vision cache takes it from the host and moves what it needs."""
+
+    inputs: ImageInputs
 
 
 class Collator:
@@ -52,7 +61,7 @@ class Collator:
         return self._texts[key]
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows, each with "image_inputs": what the processor makes of its image and prompt.
+        """The rows, each with "image_inputs", OnHost: what the processor makes of image and prompt.
 
         Without, and with a warning, where a batch is too large for shared memory.
         """
@@ -65,7 +74,7 @@ class Collator:
             x["pixel_values"] = x["pixel_values"].to(self.dtype)
         if not fits_shared_memory(inputs):
             return rows
-        by_key = dict(zip(first, inputs, strict=True))
+        by_key = dict(zip(first, map(OnHost, inputs), strict=True))
         return [{**row, "image_inputs": by_key[key]} for row, key in zip(rows, keys, strict=True)]
 
 

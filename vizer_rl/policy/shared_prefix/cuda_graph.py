@@ -12,6 +12,11 @@ WARMUP_CALLS = 2  # run as they are before one is recorded, as kernels and works
 MIN_TOKENS = 8  # per caption: below, recording costs more than it saves
 
 
+def can_record(x: Tensor) -> bool:
+    """Whether what is done to a tensor can become a graph."""
+    return x.is_cuda
+
+
 class CudaGraph:
     """A function of tensors whose shapes never change: run WARMUP_CALLS times, then as a CUDA
     graph.
@@ -33,7 +38,7 @@ class CudaGraph:
         for static, new in zip(self.inputs, inputs, strict=True):
             static.copy_(new)
         self.calls += 1
-        if self.calls <= WARMUP_CALLS or self.inputs[0].device.type != "cuda":
+        if self.calls <= WARMUP_CALLS or not can_record(self.inputs[0]):
             return function(*self.inputs)
         if self.graph is None:
             self._record(function)

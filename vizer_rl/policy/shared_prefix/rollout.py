@@ -69,7 +69,7 @@ class Rollout:
         self.prompts = cache.prompts(
             [self.rows[n]["image"] for n in chosen],
             [texts[n] for n in chosen],
-            [self.rows[n].get("image_inputs") for n in chosen],
+            [sent.inputs if (sent := self.rows[n].get("image_inputs")) else None for n in chosen],
             sharded=sharded,
         )
         index = {keys[n]: i for i, n in enumerate(chosen)}
