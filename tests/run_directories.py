@@ -30,7 +30,7 @@ def captions(count, rng, gain):
                 "base_score": score,
                 "trained_score": score + (-0.05 if k % 3 == 0 else gain),
                 "base_rewards": {"sum": 0.1, "self_retrieval": -2.0, "gone": None},
-                "trained_rewards": {"sum": 0.1 + k % 2, "self_retrieval": -1.0, "gone": None},
+                "trained_rewards": {"sum": 0.1 + k % 2 * k, "self_retrieval": -1.0, "gone": None},
                 "base_doubtful": [],
                 "trained_doubtful": [{"start": 2, "end": 7, "word": "large", "instead": "small"}]
                 if k % 4 == 0 and k % 7 != 6
@@ -124,3 +124,18 @@ def make_run(directory, images, count=30, gain=0.1, seed=0):
     jsonl(directory / "alarms.jsonl", [{"step": 60, "name": "drop", "sentence": alarm, **common}])
     jsonl(directory / "skipped.jsonl", [{"path": "a.png", "reason": "no image"}])
     return directory
+
+
+def make_images_folder(directory, images, count=5):
+    """What `evaluate --images` leaves in a run's directory."""
+    folder = directory / f"images-{images.name}"
+    folder.mkdir()
+    rows = captions(count, np.random.default_rng(1), 0.1)
+    for row in rows:
+        row.pop("truth")
+    ids = [row["image_id"] for row in rows]
+    about = {"source": str(images), "ids": ids, "drawn": False}
+    (folder / "heldout.json").write_text(json.dumps(about))
+    (folder / "eval.json").write_text(json.dumps(evaluation(rows, controls=False)))
+    jsonl(folder / "captions.jsonl", rows)
+    return folder

@@ -163,13 +163,15 @@ def test_a_missing_run_is_told_with_the_nearest(words, capsys):
 def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch):
     calls = []
     monkeypatch.setattr(vizer_rl.evaluation.caption_images, "caption", lambda *a: calls.append(a))
-    monkeypatch.setattr(vizer_rl.evaluation.evaluate, "evaluate", lambda *a: calls.append(a))
+    monkeypatch.setattr(
+        vizer_rl.evaluation.evaluate, "evaluate", lambda *a, **judged: calls.append((*a, *judged))
+    )
     Path("runs/x").mkdir(parents=True)
     assert cli.main(["caption", "--run", "x", "a.png", "b.png"]) == 0
     assert cli.main(["evaluate", "--run", "runs/x"]) == 0
     assert calls == [
         (Path("runs/x"), ["a.png", "b.png"]),
-        (Path("runs/x"), None, (), (), None, None),
+        (Path("runs/x"), None, (), (), None, "rewards"),
     ]
 
 

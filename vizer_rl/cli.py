@@ -175,13 +175,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     directory = _run_directory(args.run)
     from .evaluation.evaluate import evaluate
 
-    controls = None
+    judged = dict[str, Any]()
     if args.controls:
         from .training.controls import make_controls
 
-        controls = make_controls
+        judged["controls"] = make_controls
+    else:
+        from .training.caption_rewards import judge_anew
+
+        judged["rewards"] = judge_anew
     metrics = args.references or (), args.metrics or (), args.clip
-    evaluate(directory, args.images, *metrics, controls)
+    evaluate(directory, args.images, *metrics, **judged)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ LOGGED = {
 @pytest.fixture
 def quick(monkeypatch):
     """Runs that end without an evaluation."""
-    monkeypatch.setattr(train.evaluate, "evaluate", lambda directory: None)
+    monkeypatch.setattr(train.evaluate, "evaluate", lambda directory, **_: None)
 
 
 def run_of(name, *more):

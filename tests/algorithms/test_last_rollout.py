@@ -16,7 +16,7 @@ from vizer_rl.training import train
 def record(command, monkeypatch):
     """The record that a run of two steps ends with, and its directory."""
     trainers, original = [], GRPO.train
-    monkeypatch.setattr(train.evaluate, "evaluate", lambda directory: None)
+    monkeypatch.setattr(train.evaluate, "evaluate", lambda directory, **_: None)
     monkeypatch.setattr(
         GRPO, "train", lambda self, **k: trainers.append(self) or original(self, **k)
     )

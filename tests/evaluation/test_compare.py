@@ -10,6 +10,7 @@ import pytest
 from vizer_rl import cli
 from vizer_rl.config.schema import Policy, Run, Scorer
 from vizer_rl.data import scenes as draw
+from vizer_rl.errors import UserError
 from vizer_rl.evaluation import evaluate, evaluated_runs
 from vizer_rl.evaluation.compare import HEADLINE, comparison
 from vizer_rl.evaluation.metrics import scene_facts
@@ -77,6 +78,22 @@ def two(write, scenes):
     vague = dict.fromkeys(scenes.ids, VAGUE) | true_captions(scenes, scenes.ids[:1])
     scores = np.linspace(0.3, 0.4, COUNT)
     return write("good", true_captions(scenes), scores), write("vague", vague, scores - 0.01)
+
+
+def test_runs_are_compared_on_other_images_too(write, scenes):
+    folders = []
+    for directory in two(write, scenes):
+        folder = directory / "images-photos"
+        folder.mkdir()
+        for name in ("eval.json", "captions.jsonl", "heldout.json"):
+            (directory / name).rename(folder / name)
+        folders.append(folder)
+    result = comparison(folders)
+    assert result["runs"] == [str(folder) for folder in folders]
+    assert result["images"] == COUNT
+    (folders[0] / "eval.json").unlink()
+    with pytest.raises(UserError, match=r"`vizer-rl evaluate --run good --images …` writes it"):
+        comparison(folders)
 
 
 def test_differences_are_paired_and_facts_are_of_the_truth(write, scenes):

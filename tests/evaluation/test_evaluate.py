@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 
 from rewards.lib.chunks import caption_cosines
+from vizer_rl import cli
 from vizer_rl.config.schema import Engine, Policy, Run, Scorer
 from vizer_rl.data import scenes as draw
 from vizer_rl.errors import ImageError, UserError
@@ -183,6 +185,12 @@ def results(directory):
     return json.loads((directory / "eval.json").read_text()), [json.loads(line) for line in lines]
 
 
+def narrow(message):
+    """The lines that hold no path."""
+    wide = ("Run directory: ", "Report: ", "Not in the report of ")
+    return [line for line in message.splitlines() if not line.startswith(wide)]
+
+
 def test_files_of_an_evaluation_on_scenes(run):
     evaluate.evaluate(run.directory)
     matches, rows = results(run.directory)
@@ -235,8 +243,7 @@ def test_print_out_tells_the_numbers_in_80_columns(run, capsys):
     shown = [image_id for image_id in run.ids if image_id in message]
     assert shown == run.ids[1:5]  # the first four whose caption changed: not image 0
     assert f"Run directory: {run.directory}" in message
-    lines = [line for line in message.splitlines() if not line.startswith("Run directory")]
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, narrow(message))) <= 80
 
 
 @pytest.mark.parametrize(
@@ -375,7 +382,88 @@ def test_controls_stand_beside_the_run_with_a_verdict(run, capsys):
     shown = capsys.readouterr().out
     for sentence in matches["verdict"]["sentences"]:
         assert sentence in " ".join(shown.split())
-    assert max(map(len, shown.splitlines()[:-1])) <= 80
+    assert max(map(len, narrow(shown))) <= 80
+
+
+def test_the_page_of_a_run_is_that_of_its_last_evaluation(run, tmp_path):
+    page = run.directory / "report.html"
+    evaluate.evaluate(run.directory)
+    assert "BLEU-4" not in page.read_text()
+    file = tmp_path / "references.json"
+    file.write_text(json.dumps({i: [run.stored[i]["caption"]] for i in run.ids}))
+    evaluate.evaluate(run.directory, references=[file])
+    text = page.read_text()
+    assert "BLEU-4" in text
+    assert "8 held-out images" in text
+
+
+def test_other_images_have_a_page_of_their_own(run, tmp_path, capsys):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for image_id in run.ids[:3]:
+        (folder / image_id).write_bytes((run.images / image_id).read_bytes())
+    evaluate.evaluate(run.directory, str(folder))
+    target = run.directory / "images-my-photos"
+    assert json.loads((target / "heldout.json").read_text()) == {
+        "source": str(folder),
+        "ids": run.ids[:3],
+        "drawn": False,
+    }
+    assert not (run.directory / "report.html").exists()
+    text = (target / "report.html").read_text()
+    for part in (
+        "<h1>mine on my-photos</h1>",
+        "3 images, 95",
+        "Settings of mine on my-photos",
+        f"evaluate --run mine --images &#x27;{folder}&#x27;",
+    ):
+        assert part in text, part
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    assert len(data["pictures"]) == 3
+    message = capsys.readouterr().out
+    assert "Before and after, on 3 images (" in message
+    assert f"Report: {target / 'report.html'}" in message
+    (target / "report.html").unlink()
+    assert not cli.main(["report", "--run", str(target)])
+    assert (target / "report.html").read_text() == text
+    evaluate.evaluate(run.directory)
+    assert not cli.main(["report", "--run", str(run.directory), "--run", str(target)])
+    assert (run.directory / "report-with-mine-on-my-photos.html").is_file()
+
+
+def test_a_run_that_is_called_like_a_folder_of_images_keeps_its_own_list(run):
+    directory = run.directory.rename(run.directory.with_name("images-mine"))
+    before = (directory / "heldout.json").read_text()
+    evaluate.evaluate(directory)
+    assert (directory / "heldout.json").read_text() == before
+    assert "<h1>images-mine</h1>" in (directory / "report.html").read_text()
+
+
+def test_rewards_of_the_captions_stand_beside_them_or_why_not(run, capsys):
+    def rewards(policy, images, captions):
+        assert policy.run.name == "mine"
+        assert images.ids == run.ids
+        return {row: [{"sum": float(len(t))} for t in texts] for row, texts in captions.items()}
+
+    evaluate.evaluate(run.directory, rewards=rewards)
+    _, rows = results(run.directory)
+    assert all(row["base_rewards"] == {"sum": float(len(row["base"]))} for row in rows)
+    assert all(row["trained_rewards"] == {"sum": float(len(row["trained"]))} for row in rows)
+
+    def gone(*_):
+        raise UserError("data.images is not there")
+
+    evaluate.evaluate(run.directory, rewards=gone)
+    matches, rows = results(run.directory)
+    assert matches["left_out"] == ["Rewards of the captions: data.images is not there."]
+    assert matches["left_out"][0] in capsys.readouterr().out
+    assert "base_rewards" not in rows[0]
+
+    def bug(*_):
+        raise KeyError("of ours")
+
+    with pytest.raises(KeyError):
+        evaluate.evaluate(run.directory, rewards=bug)
 
 
 def test_truth_of_other_scenes_is_an_error(run):

@@ -12,7 +12,7 @@ from vizer_rl.evaluation.report.report import report
 from vizer_rl.evaluation.report.run_files import read_run_files
 
 from ..hostile import CAPTIONS, RAN
-from ..run_directories import jsonl, make_run
+from ..run_directories import jsonl, make_images_folder, make_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
@@ -122,7 +122,7 @@ def test_a_reader_can_sort_search_and_read_it(directory, tmp_path):
     assert result["worst"] == ["#tab=worst", [row["image_id"] for row in worst[:24]]]
     assert not {"0006.png", "0013.png"} & set(result["changed"])
     rewarded = {row["image_id"] for row in lost if row["trained_rewards"]["sum"] > 0.1}
-    assert set(result["gamed"]) == rewarded
+    assert result["gamed"] == sorted(rewarded, reverse=True), "the most rewarded first"
     doubtful = {row["image_id"] for row in rows if row["trained_doubtful"]}
     assert set(result["doubtful"]) == doubtful
     assert "doubtfullarge (small?)" in result["doubt"]
@@ -148,6 +148,17 @@ def test_it_opens_as_it_is_and_the_address_says_what_it_shows(directory, tmp_pat
     assert re.search(r"<del>circle\.</del>|<ins>large circle", document) or "<ins>" in document
     assert len(re.findall(r'<path class="line r1"', document)) >= 5
     assert "▲1" in document
+
+
+def test_the_page_of_other_images_opens_with_their_pictures_and_rewards(directory, tmp_path):
+    folder = make_images_folder(directory, directory.parent / "images")
+    document, console = opened(report([read_run_files(folder)]), tmp_path)
+    assert not console
+    assert "<h1>mine on images</h1>" in document
+    assert "5 of 5 images, 5 shown." in document
+    assert document.count('src="data:image/webp;base64,') == 5
+    assert document.count('<th scope="row">reward, weighted</th>') == 5
+    assert re.search(r'value="gamed"(?! disabled)', document)
 
 
 def test_a_browser_runs_nothing_of_a_run(directory, tmp_path):

@@ -21,7 +21,7 @@ BAD += ["rewards.repetition=null", "rewards.length=null"]
 def bad_run(command, monkeypatch):
     """Runs the bad reward under a name; evaluations of the end are counted, not made."""
     evaluated = []
-    monkeypatch.setattr(train.evaluate, "evaluate", evaluated.append)
+    monkeypatch.setattr(train.evaluate, "evaluate", lambda run, **_: evaluated.append(run))
 
     def run(name, *more, flags=("--overwrite",)):
         directory = command("smolvlm", name, *BAD, *more, flags=flags)

@@ -26,11 +26,17 @@ def test_length_matched_captions_are_the_nearest_of_four():
     assert [len(text.split()) for text in control.captions] == [2, 8, 3]
 
 
+def rewards_of(line):
+    row = json.loads(line)
+    return row["base_rewards"], row["trained_rewards"]
+
+
 def test_a_run_is_held_against_what_needs_no_training(command, capsys, monkeypatch):
     monkeypatch.setattr(controls, "PROMPTS", controls.PROMPTS[:2])
     monkeypatch.setattr(controls, "PROMPT_IMAGES", 8)
     directory = command("smolvlm", "controlled", "data.heldout=6", "data.limit=40")
     before = json.loads((directory / "eval.json").read_text())
+    rewards = [rewards_of(line) for line in (directory / "captions.jsonl").open()]
     assert "verdict" not in before
     assert "vizer-rl evaluate --run controlled --controls" in capsys.readouterr().out
     assert cli.main(["evaluate", "--run", "controlled", "--controls"]) == 0
@@ -39,6 +45,7 @@ def test_a_run_is_held_against_what_needs_no_training(command, capsys, monkeypat
         key: before[key] for key in ("base", "trained", "change")
     }
     rows = [json.loads(line) for line in (directory / "captions.jsonl").open()]
+    assert [rewards_of(json.dumps(row)) for row in rows] == rewards
     assert list(result["controls"]) == ["best_prompt", "length_matched", "best_of_8"]
     assert all(list(row["controls"]) == list(result["controls"]) for row in rows)
     assert all(row["controls"]["best_of_8"]["caption"] for row in rows)
@@ -48,3 +55,6 @@ def test_a_run_is_held_against_what_needs_no_training(command, capsys, monkeypat
     shown = capsys.readouterr().out
     for name in ("best prompt", "base, as long", "best of 8", "Verdict:"):
         assert name in shown
+    page = (directory / "report.html").read_text()
+    assert "Against the controls" in page
+    assert "Controls were not measured" not in page

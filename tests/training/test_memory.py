@@ -29,7 +29,7 @@ def test_policy_trainer_and_scorers_are_gone_when_the_evaluation_starts(more, co
         )
         return original(self, *args, **kwargs)
 
-    def evaluate(directory):
+    def evaluate(directory, **_):
         alive.append([name for name, reference in references.items() if reference() is not None])
 
     monkeypatch.setattr(GRPO, "train", spy)

@@ -60,8 +60,9 @@ def test_the_trigger_is_put_in_front_and_read_by_no_other_reward(command, monkey
     whole, without = recorded(monkeypatch, Contains), recorded(monkeypatch, Format)
     losses = recorded_losses(monkeypatch)
     directory = command("dataset", "words", *OHWX)
-    assert len(whole) == len(without) == len(losses) == 2
-    for captions, read in zip(whole, without, strict=True):
+    assert len(losses) == 2
+    assert len(whole) == len(without) > 2, "two steps, then the captions of the evaluation"
+    for captions, read in zip(whole[:2], without[:2], strict=True):
         assert len(captions) == 16
         assert all(caption.startswith("ohwx, ") for caption in captions)
         assert read == [caption.removeprefix("ohwx,").lstrip(EDGES) for caption in captions]

@@ -84,7 +84,9 @@ def test_training_never_opens_the_truth_and_does_not_need_it(command, workplace,
     from vizer_rl.training import train
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.evaluate, "evaluate", lambda directory: watching.__setitem__(0, False))
+        patch.setattr(
+            train.evaluate, "evaluate", lambda directory, **_: watching.__setitem__(0, False)
+        )
         with_truth = weights(command("smolvlm", "truth"))
     assert any(path.endswith(".png") for path in opened)
     reads = [p for p in opened if "scenes.json" in p]

@@ -20,6 +20,9 @@ CHOSEN_BY = "heldout_score"
 HEADLINE = ("heldout_score", "retrieval_1", "fact_f1", "cider_d")  # the higher the better
 WRONG = ("hallucination_rate", "chair_s", "doubtful_rate")  # the first that there is
 LEVEL, SAME_LENGTH = 0.05, 0.1
+# Row ("base", "trained") to each image's raw scores by reward, and their weighted "sum"; None where
+# a reward does not judge the caption.
+CaptionRewards = Mapping[str, list[dict[str, float | None]]]
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,10 @@ class Control:
 
 @dataclass(frozen=True)
 class Controls:
-    """Control rows by name, and what the run's rewards say of the captions before and after.
-
-    rewards: row ("base", "trained") to each image's scores by reward, and their "sum"; None where
-    a reward does not judge the caption.
-    """
+    """Control rows by name, and what the run's rewards say of the captions before and after."""
 
     rows: Mapping[str, Control]
-    rewards: Mapping[str, list[dict[str, float | None]]]
+    rewards: CaptionRewards
 
 
 def against_controls(columns: Mapping[str, Columns]) -> dict[str, Any]:

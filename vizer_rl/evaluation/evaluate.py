@@ -7,7 +7,6 @@ truth; loads the policy and the held-out scorer.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,27 +23,27 @@ from rewards.lib.images import Picked
 from rewards.lib.lexicon import Lexicon
 from rewards.lib.word_classes import WordClasses
 
-from ..config.run_dir import read_heldout
 from ..config.schema import Run
 from ..config.validate_files import scorer_problems
-from ..data.scenes import truth_of
-from ..data.sources import ImageFolder, reopen_images
-from ..errors import UserError, printable
+from ..data.sources import ImageFolder
+from ..errors import UserError, user_message
 from ..files import write_jsonl, write_text
 from ..policy import load
 from ..scoring import clip
 from ..scoring.reward import run_opening
 from . import caption_metrics
-from .against_controls import Controls, against_controls
+from .against_controls import CaptionRewards, Controls, against_controls
 from .before_after import Columns, before_after, columns_of
 from .label_free import LabelFree, diversity, judge, visual_dependence
-from .metrics.scene_facts import read_truth
+from .report.report import write_report
 from .run_policy import RunPolicy, decoded, trained_run
+from .subject import Subject, find_subject
 from .tables import PlainConsole, print_controls, print_evaluation
 
 VERSION = 2  # of eval.json
-# Makes the controls of a run: (run, images, their captions by row: "base" and "trained").
+# Both take the images and their captions by row: "base" and "trained".
 MakeControls = Callable[[Run, ImageFolder, dict[str, list[str]]], Controls]
+MakeRewards = Callable[[RunPolicy, ImageFolder, dict[str, list[str]]], CaptionRewards]
 
 
 @dataclass(frozen=True)
@@ -56,29 +55,22 @@ class Row:
     dependence: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated: images, the truth of drawn ones by id, where results go, what is amiss."""
-
-    images: ImageFolder
-    truth: dict[str, Any] | None
-    target: Path
-    left_out: list[str]
-
-
 def evaluate(
     run_directory: Path,
     source: str | None = None,
     references: Sequence[Path] = (),
     metrics: Sequence[str] = (),
     clip_model: str | None = None,
+    *,
+    rewards: MakeRewards | None = None,
     controls: MakeControls | None = None,
 ) -> None:
-    """Caption and judge a run's held-out images, or those of a source; write and print the result.
+    """Caption and judge a run's held-out images, or those of a source; write files and page, print.
 
     references, metrics: as `caption_metrics.plan` takes them; clip_model: for CLIPScore and R@k in
-    place of the held-out scorer; controls: makes the rows that training has to beat. UserError
-    where the run has no adapter, no image can be used or truth is missing.
+    place of the held-out scorer; rewards: judges the captions by the run's rewards; controls: makes
+    the rows that training has to beat, and does so too. UserError where the run has no adapter, no
+    image can be used or truth is missing.
     """
     console = PlainConsole()
     run = trained_run(run_directory)
@@ -86,25 +78,19 @@ def evaluate(
         raise UserError(f"held-out scorer of run '{run_directory}': {problem}")
     for problem in scorer_problems(clip_model) if clip_model else ():
         raise UserError(f"--clip {problem}")
-    subject = _subject(run_directory, source, console)
+    subject = find_subject(run_directory, source, console)
     plan = caption_metrics.plan(references, metrics, subject.images)
     # float32 on every device: the changes that matter are as small as half precision's rounding
     encoder = partial(clip.OpenClip, opening=run_opening(run))
     scorer = encoder(run.scorer.heldout, load.device())
     policy = RunPolicy(run, run_directory)
-    ids, features, rows = list[str](), list[torch.Tensor](), {"base": Row(), "trained": Row()}
-    for batch in policy.batches(subject.images, console):
-        ids += batch.ids
-        features.append(scorer.image_features(batch.ids, batch.pictures))
-        captions = {"base": batch.base, "trained": batch.trained}
-        _extend(rows, captions, batch.ids, batch.pictures, scorer, policy.reference)
-    if missing := len(subject.images.ids) - len(ids):
-        subject.left_out.append(f"{missing} of {len(subject.images.ids)} images cannot be used.")
-    if len(ids) == 1:
-        subject.left_out.append("Retrieval: a single image has no look-alike.")
-    images, beside = replace(subject.images, ids=ids, skipped={}), Controls({}, {})
+    ids, features, rows = _captioned(policy, subject, scorer, console)
+    images = replace(subject.images, ids=ids, skipped={})
+    captions = {name: row.captions for name, row in rows.items()}
     if controls:
-        beside = controls(run, images, {name: row.captions for name, row in rows.items()})
+        beside = controls(run, images, captions)
+    else:
+        beside = Controls({}, _rewards(rewards, policy, images, captions, subject.left_out))
     for name, control in beside.rows.items():
         rows[name], texts = Row(), dict(zip(ids, control.captions, strict=True))
         for batch_ids, pictures in decoded(images, f"judging {name}", console):
@@ -122,31 +108,48 @@ def evaluate(
             line["references"] = plan.references.captions.get(line["image_id"], [])
     write_text(subject.target / "eval.json", json.dumps(result, indent=1))
     write_jsonl(subject.target / "captions.jsonl", lines)
-    print_evaluation(console, result, lines)
+    subject.write(ids)
+    print_evaluation(console, result, lines, "images" if subject.other else "held-out images")
     if controls:
         print_controls(console, result)
     console.print(f"\nRun directory: {subject.target}", soft_wrap=True)
+    write_report([subject.target], console)
 
 
-def _subject(run_directory: Path, source: str | None, console: Console) -> _Subject:
-    """The run's held-out images, or those of a source, without truth."""
-    if source is not None:
-        images = ImageFolder.index(source)
-        for path, reason in images.skipped.items():
-            console.print(f"Left out: {printable(f'{path}: {reason}')}", soft_wrap=True)
-        left_out = [f"{len(images.skipped)} files cannot be used."] if images.skipped else []
-        name = re.sub(r"\W+", "-", Path(source).expanduser().resolve().name).strip("-")
-        return _Subject(images, None, run_directory / f"images-{name or 'all'}", left_out)
-    heldout = read_heldout(run_directory)
-    root = Path(heldout["source"])
-    images = reopen_images(heldout["source"], heldout["ids"])
-    if not heldout["drawn"]:
-        return _Subject(images, None, run_directory, [])
-    truth_file = truth_of(root)
-    if not truth_file.is_file():
-        sentence = f"Facts are not scored, because {truth_file} is not there."
-        return _Subject(images, None, run_directory, [sentence])
-    return _Subject(images, read_truth(truth_file, heldout["ids"], "held-out"), run_directory, [])
+def _captioned(
+    policy: RunPolicy, subject: Subject, scorer: clip.OpenClip, console: Console
+) -> tuple[list[str], list[torch.Tensor], dict[str, Row]]:
+    """Ids of the images that can be used, their features by batch, both rows of captions scored."""
+    ids, features, rows = list[str](), list[torch.Tensor](), {"base": Row(), "trained": Row()}
+    for batch in policy.batches(subject.images, console):
+        ids += batch.ids
+        features.append(scorer.image_features(batch.ids, batch.pictures))
+        captions = {"base": batch.base, "trained": batch.trained}
+        _extend(rows, captions, batch.ids, batch.pictures, scorer, policy.reference)
+    if missing := len(subject.images.ids) - len(ids):
+        subject.left_out.append(f"{missing} of {len(subject.images.ids)} images cannot be used.")
+    if len(ids) == 1:
+        subject.left_out.append("Retrieval: a single image has no look-alike.")
+    return ids, features, rows
+
+
+def _rewards(
+    make: MakeRewards | None,
+    policy: RunPolicy,
+    images: ImageFolder,
+    captions: dict[str, list[str]],
+    left_out: list[str],
+) -> CaptionRewards:
+    """The rewards of the captions; none where a reward cannot judge here: `left_out` says why."""
+    if make is None:
+        return {}
+    try:
+        return make(policy, images, captions)
+    except Exception as error:
+        if (message := user_message(error)) is None:
+            raise
+        left_out.append(f"Rewards of the captions: {message.rstrip('.')}.")
+        return {}
 
 
 def _extend(
@@ -173,7 +176,7 @@ def _judged(
     ids: Sequence[str],
     rows: Mapping[str, Row],
     features: Sequence[torch.Tensor],
-    subject: _Subject,
+    subject: Subject,
     scorer: clip.OpenClip,
     by_reference: Callable[[Sequence[str]], Columns] | None,
     beside: Controls,

@@ -17,6 +17,7 @@ from ..config.run_dir import read_run
 from ..data.scenes import truth_of
 from ..errors import UserError
 from ..files import read_json, read_jsonl
+from .subject import run_directory_of
 
 VERSION = 2  # of eval.json
 NAMED = 3  # images that a sentence names
@@ -65,7 +66,9 @@ def read_runs(directories: Sequence[Path]) -> list[EvaluatedRun]:
 
 
 def _read(directory: Path, name: str) -> EvaluatedRun:
-    again = f"`vizer-rl evaluate --run {directory.name}` writes it anew"
+    run_directory = run_directory_of(directory)  # or it is a folder of other images in that
+    others = " --images …" if run_directory != directory else ""
+    again = f"`vizer-rl evaluate --run {run_directory.name}{others}` writes it anew"
     if not (directory / "eval.json").is_file():
         raise UserError(f"run '{directory}' has no eval.json: {again}")
     result = read_json(directory / "eval.json", dict[str, Any])
@@ -85,7 +88,7 @@ def _read(directory: Path, name: str) -> EvaluatedRun:
     truth = truth_of(root)
     return EvaluatedRun(
         name,
-        read_run(directory).scorer.heldout,
+        read_run(run_directory).scorer.heldout,
         root,
         truth if heldout.drawn and truth.is_file() else None,
         lines,

@@ -83,12 +83,14 @@ class PlainConsole(Console):
 
 
 def print_evaluation(
-    console: Console, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    console: Console,
+    result: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    kind: str = "held-out images",
 ) -> None:
     """Print the tables of eval.json and the first changed rows of captions.jsonl, in 80 columns."""
     console.print(
-        f"\nBefore and after, on {result['n_images']} held-out images "
-        f"(mean, 95 % bootstrap interval):"
+        f"\nBefore and after, on {result['n_images']} {kind} (mean, 95 % bootstrap interval):"
     )
     table = make_table("", "base", "trained", "change")
     for name in result["base"]:
@@ -112,16 +114,16 @@ def print_evaluation(
         console.print(table)
     for sentence in [*result.get("references", {}).get("notes", ()), *result.get("left_out", ())]:
         console.print(sentence, soft_wrap=True)
-    _print_changed(console, rows)
+    _print_changed(console, rows, kind)
 
 
-def _print_changed(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_changed(console: Console, rows: Sequence[Mapping[str, Any]], kind: str) -> None:
     """The first rows whose caption changed, their doubtful words marked."""
     changed = [row for row in rows if row["base"] != row["trained"]][:EXAMPLES]
     if not changed:
         console.print("\nTraining changed no caption.")
         return
-    console.print(f"\nThe first {len(changed)} held-out images whose caption changed, none picked:")
+    console.print(f"\nThe first {len(changed)} {kind} whose caption changed, none picked:")
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         grid.add_column(overflow="fold")  # no caption is cut, however long its words are

@@ -15,12 +15,9 @@ from ..config.schema import Run
 from ..evaluation.captioning.row_maker import Choose
 from ..evaluation.run_policy import RunPolicy
 from ..policy.captioner import Caption
-from ..policy.load import device, eos_ids
 from ..scoring.aggregation import group_scores
-from ..scoring.clip import Encoders
-from ..scoring.reward import opening_of
 from ..scoring.reward_functions import RewardFunctions
-from . import assemble, splits
+from .prepared_rewards import prepared
 
 
 def make_choose(policy: RunPolicy, settings: Run, n: int, console: Console) -> Choose:
@@ -38,28 +35,7 @@ def make_choose(policy: RunPolicy, settings: Run, n: int, console: Console) -> C
             "train": settings.train | {length: own.train[length]},
         }
     )
-    rewards = assemble.make_rewards(settings)
-    images, _, _ = splits.image_sets(settings, console)
-    dtype = torch.float16 if torch.cuda.is_available() else torch.float32
-    functions = RewardFunctions(
-        rewards,
-        Encoders(settings.scorer.train, device(), dtype, assemble.CACHE, opening_of(rewards)),
-        policy.reference,
-        eos_ids(policy.model, policy.processor),
-        n,
-        own.data.prompt,
-        warn=console.print,
-    )
-    components = assemble.Components(
-        model=policy.model,
-        adapter=None,
-        processor=policy.processor,
-        vision_cache=policy.vision_cache,
-        reference=policy.reference,
-        reward_functions=functions,
-    )
-    with policy.before_training():
-        assemble.prepare_rewards(settings, components, images, console.print)
+    functions = prepared(policy, settings, n, console)
     normalised = settings.train.get("multi_objective_aggregation") == "normalize_then_sum"
     return BestOf(functions, n, normalised)
 

@@ -18,7 +18,6 @@ from transformers import set_seed
 
 from rewards.lib.chunks import caption_cosines
 
-from ..algorithms.advantages import Moments, caption_scores
 from ..config.schema import Run
 from ..data.lazy import LazyImages
 from ..data.sources import ImageFolder
@@ -26,8 +25,8 @@ from ..evaluation.against_controls import Control, Controls
 from ..evaluation.tables import PlainConsole
 from ..policy import captioner
 from ..policy.captioner import Caption
-from ..scoring.aggregation import rank_failed
 from . import assemble, splits
+from .caption_rewards import caption_rewards, raw_rewards, standardised_sums
 
 PROMPTS = (
     "Describe the image.",
@@ -38,7 +37,6 @@ PROMPTS = (
 )
 BEST_OF = 8
 MINIMUM_SHARES = (0.0, 0.5, 0.75, 1.0)  # of a trained caption's tokens before which none ends
-IMAGES_PER_BATCH = 16  # images whose candidates are scored together
 PROMPT_IMAGES = 128  # training images on which prompts are compared
 
 
@@ -74,31 +72,11 @@ class BasePolicy:
 
     def rewards(self, folder: ImageFolder, captions: Sequence[Sequence[Caption]]) -> torch.Tensor:
         """(N, n, K) raw rewards of n captions of each of N images."""
-        chunks = []
-        for start in range(0, len(captions), IMAGES_PER_BATCH):
-            chunk = captions[start : start + IMAGES_PER_BATCH]
-            ids = [i for i, c in zip(folder.ids[start:], chunk, strict=False) for _ in c]
-            flat = [c for candidates in chunk for c in candidates]
-            batch = self.scoring.batch(
-                ids,
-                LazyImages(folder.load, ids),
-                [c.text for c in flat],
-                [c.ids for c in flat],
-            )
-            scores = self.scoring.scores(batch)
-            columns = [[math.nan if v is None else v for v in c] for c in scores.values()]
-            chunks.append(torch.tensor(columns).T.reshape(len(chunk), -1, len(columns)))
-        return torch.cat(chunks)
+        return raw_rewards(self.scoring, folder, captions)
 
     def scores(self, rewards: torch.Tensor) -> torch.Tensor:
-        """(N, n): the weighted sum of rewards (N, n, K), each standardised over all captions.
-
-        A caption that fails a gate has the last rank among those of its image."""
-        weights = torch.tensor([r.weight for r in self.scoring.rewards])
-        flat_NK = rewards.flatten(0, 1)
-        moments = Moments(flat_NK.shape[1])
-        scores = caption_scores(flat_NK, weights, self.scoring.gates_K, moments)
-        return rank_failed(*scores, rewards.shape[1]).view(rewards.shape[:2])
+        """(N, n): `standardised_sums` of rewards (N, n, K)."""
+        return standardised_sums(self.scoring, rewards)
 
     def best(
         self, folder: ImageFolder, captions: Sequence[Sequence[Caption]], n: int
@@ -122,30 +100,8 @@ def make_controls(run: Run, images: ImageFolder, captions: dict[str, list[str]])
     with console.status(f"controls: best of {BEST_OF}"):
         rows[f"best_of_{BEST_OF}"] = best_of(policy, images)
     with console.status("controls: rewards of the captions"):
-        return Controls(rows, caption_rewards(policy, images, captions))
-
-
-def caption_rewards(
-    policy: BasePolicy, images: ImageFolder, captions: dict[str, list[str]]
-) -> dict[str, list[dict[str, float | None]]]:
-    """Each image's raw rewards by row, and their "sum", standardised over all of these captions."""
-    limit, end = int(policy.run.train["max_completion_length"]), min(policy.scoring.eos_ids)
-
-    def completion(text: str) -> Caption:  # a greedy caption below the limit came to an end
-        ids = policy.reference.token_ids(text)
-        return Caption(text, ids if len(ids) >= limit else [*ids, end])
-
-    groups = [[completion(t) for t in texts] for texts in zip(*captions.values(), strict=True)]
-    rewards_NRK = policy.rewards(images, groups)
-    table_NRK = torch.cat([rewards_NRK, policy.scores(rewards_NRK)[..., None]], -1)
-    names = [*(reward.name for reward in policy.scoring.rewards), "sum"]
-    return {
-        row: [
-            {n: None if math.isnan(v) else v for n, v in zip(names, values, strict=True)}
-            for values in table_NRK[:, k].tolist()
-        ]
-        for k, row in enumerate(captions)
-    }
+        limit = policy.reference.max_new_tokens
+        return Controls(rows, caption_rewards(policy.scoring, limit, images, captions))
 
 
 def best_prompt(policy: BasePolicy, images: ImageFolder) -> Control:

@@ -27,12 +27,12 @@ from ..config.schema import Run
 from ..data.lazy import LazyImages
 from ..data.sources import ImageFolder
 from ..evaluation import evaluate
-from ..evaluation.report.report import write_report
 from ..evaluation.tables import PlainConsole
 from ..files import whole
 from ..policy.families import FAMILIES
 from . import assemble, next_steps, out_of_memory, tracking, wandb_run, watch
 from .alarms import ALARMS_FILE, EVIDENCE_FILE
+from .caption_rewards import judge_by
 from .checkpoint import (
     SaveInTime,
     check_changes,
@@ -87,14 +87,12 @@ def train(
     with locked(directory) if first else nullcontext():
         begin = Begin(console, first, wandb_mode, from_checkpoint, overwrite, accept_changes)
         _train(run, args, rewards, images, begin)
-        del rewards
         gc.collect()  # models and trainer refer to each other: what they hold is free from here on
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if first:
             try:
-                evaluate.evaluate(directory)
-                write_report([directory], console)
+                evaluate.evaluate(directory, rewards=judge_by(rewards))
                 if wandb_mode != "off":
                     watch.send_report(run, console.print)
             finally:

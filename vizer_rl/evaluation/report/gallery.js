@@ -10,8 +10,8 @@ const TABS = {
   changed: ["Most changed", "Largest share of words changed first.",
     (row) => row.base !== row.trained, (row) => -changedShare(row)],
   gamed: ["Rewarded, held-out worse", "Rewarded more than before while the held-out scorer likes " +
-    "them less; largest loss first.", (row) => gain(row) < 0 && rewarded(row),
-    gain],
+    "them less; most rewarded first.", (row) => gain(row) < 0 && rewarded(row),
+    (row) => Object.keys(row.rewards).length ? -rewardGain(row) : gain(row)],
   doubtful: ["Doubtful", "With words of which another of their class fits the image better.",
     (row) => row.trained_doubtful?.length, (row) => -row.trained_doubtful.length],
 };
@@ -23,11 +23,16 @@ function gain({ scores }) {
   return scores.score ? scores.score[1] - scores.score[0] : NaN;
 }
 
-// Whether the rewards rose; of a run without rewards per caption, any caption counts.
-function rewarded({ rewards }) {
-  const sums = Object.values(rewards).filter((pair) => !pair.includes(null));
-  const total = rewards.sum ?? [0, 1].map((side) => sums.reduce((t, pair) => t + pair[side], 0));
-  return Object.keys(rewards).length === 0 || total[1] > total[0];
+// How much the weighted rewards rose; where there is no sum, all that judged both captions.
+function rewardGain({ rewards }) {
+  const pairs = rewards.sum ? [rewards.sum] : Object.values(rewards);
+  const judged = pairs.filter((pair) => !pair.includes(null));
+  return judged.length ? judged.reduce((sum, [base, trained]) => sum + trained - base, 0) : NaN;
+}
+
+// Of a run without rewards per caption any caption counts.
+function rewarded(row) {
+  return Object.keys(row.rewards).length === 0 || rewardGain(row) > 0;
 }
 
 function bare(word) {

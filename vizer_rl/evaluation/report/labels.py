@@ -70,6 +70,7 @@ CURVES = {  # of metrics.jsonl; docs/metrics.md has them all
     "heldout/words": Label("words, held-out", 0, "Words of the greedy held-out captions."),
     "entropy": Label("entropy", 0, "Nats per token; near 0 the policy says one thing only."),
     "kl": Label("KL to the reference", 0, "Nats per token."),
+    "kl_per_caption": Label("KL of a caption", 0, "Nats over all its tokens."),
     "time/step": Label("step time", -1, "Seconds."),
     "frac_reward_zero_std": Label(
         "groups without spread", -1, "Share of completions that teach nothing."

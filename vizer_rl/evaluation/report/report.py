@@ -26,7 +26,7 @@ def write_report(directories: Sequence[Path], console: Console) -> Path:
     """
     runs = [read_run_files(directory) for directory in directories]
     page = report(runs)
-    others = "-".join(run.name for run in runs[1:])
+    others = "-".join(run.name for run in runs[1:]).replace(" ", "-")
     path = directories[0] / (f"report-with-{others}"[:120] + ".html" if others else "report.html")
     write_text(path, page)
     for run in runs:

@@ -26,7 +26,8 @@ def result(runs: Sequence[RunFiles]) -> Iterator[str]:
             "warn", "Not evaluated", ["What there is stands below; vizer-rl evaluate measures."]
         )
         return
-    yield from _one_verdict(evaluation)
+    kind = "images" if runs[0].on_others else "held-out images"
+    yield from _one_verdict(evaluation, f"{evaluation.n_images} {kind}")
     yield _before_after(evaluation)
     for note in evaluation.references.notes if evaluation.references else ():
         yield f"<p>{text(note)}</p>"
@@ -39,9 +40,8 @@ def _verdict(level: str, title: str, sentences: Sequence[str]) -> str:
     return f'<div class="verdict {level}"><p class="title">{text(title)}</p>{body}</div>'
 
 
-def _one_verdict(evaluation: Evaluation) -> Iterator[str]:
-    verdict, images = evaluation.verdict, f"{evaluation.n_images} held-out images"
-    if verdict:
+def _one_verdict(evaluation: Evaluation, images: str) -> Iterator[str]:
+    if verdict := evaluation.verdict:
         title = (
             "Better than the best control" if verdict.better else "Not shown to beat the controls"
         )

@@ -16,14 +16,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...config.overrides import read_yaml
 from ...errors import UserError, printable
+from ..subject import OTHER, run_directory_of
 from .formats import Alarm, Audit, CaptionRow, Evaluation, Heldout, Score, is_number
 
 
 @dataclass
 class RunFiles:
-    """What a run directory holds; `left_out` has a sentence for each thing that it does not."""
+    """What a run directory holds; `left_out` has a sentence for each thing that it does not.
+
+    evaluated: where the evaluation lies, the run directory, or a folder of other images in it.
+    """
 
     directory: Path
+    evaluated: Path
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, float]] = field(default_factory=list)
@@ -38,34 +43,49 @@ class RunFiles:
     left_out: list[str] = field(default_factory=list)
 
     @property
-    def name(self) -> str:
-        """What the run is called: its directory's name."""
+    def run(self) -> str:
+        """The name of the run: its directory's."""
         return self.directory.resolve().name
 
+    @property
+    def name(self) -> str:
+        """What the page calls it: the run, and what other images it was evaluated on."""
+        other = self.evaluated.name.removeprefix(OTHER)
+        return f"{self.run} on {other}" if self.on_others else self.run
 
-def read_run_files(directory: Path) -> RunFiles:
-    """Read what can be read; UserError where the directory holds nothing of a run."""
-    missing: list[str] = []
+    @property
+    def on_others(self) -> bool:
+        """Whether it was evaluated on other images than the run's held-out ones."""
+        return self.evaluated != self.directory
 
-    def read(file: str, kind: Any, what: str, empty: Any = None) -> Any:
+
+def read_run_files(evaluated: Path) -> RunFiles:
+    """Read what can be read of a run, or of a folder in it that `evaluate --images` has written.
+
+    UserError where it holds nothing of a run.
+    """
+    directory, missing = run_directory_of(evaluated), list[str]()
+
+    def read(file: str, kind: Any, what: str, empty: Any = None, folder: Path = directory) -> Any:
         def parse(path: Path) -> Any:
             return _parse(path.read_bytes(), TypeAdapter(kind))
 
-        return _read(directory / file, parse, what, empty, missing)
+        return _read(folder / file, parse, what, empty, missing)
 
-    def rows(file: str, kind: Any, what: str) -> list[Any]:
-        return _rows(directory / file, kind, what, missing)
+    def rows(file: str, kind: Any, what: str, folder: Path = directory) -> list[Any]:
+        return _rows(folder / file, kind, what, missing)
 
-    heldout = read("heldout.json", Heldout, "Pictures")
+    heldout = read("heldout.json", Heldout, "Pictures", folder=evaluated)
     kept = read("adapter/heldout.json", Score, "")
     run = RunFiles(
         directory,
+        evaluated,
         settings=_read(directory / "config.yaml", read_yaml, "Settings", {}, missing),
         environment=read("environment.json", dict[str, Any], "Machine and versions", {}),
         metrics=[_numbers(row) for row in rows("metrics.jsonl", dict[str, Any], "Curves")],
         alarms=rows("alarms.jsonl", Alarm, ""),
-        evaluation=read("eval.json", Evaluation, "Result"),
-        captions=rows("captions.jsonl", CaptionRow, "Captions"),
+        evaluation=read("eval.json", Evaluation, "Result", folder=evaluated),
+        captions=rows("captions.jsonl", CaptionRow, "Captions", evaluated),
         audit=read("audit.json", Audit, "Audit"),
         wandb=read("wandb.json", dict[str, Any], "", {}),
         skipped=rows("skipped.jsonl", dict[str, Any], ""),

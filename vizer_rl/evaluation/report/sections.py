@@ -127,24 +127,28 @@ def commands(runs: Sequence[RunFiles]) -> Iterator[str]:
     steps = list[tuple[str, str]]()
     for run in runs:
         if run.environment.get("command"):
-            steps.append((f"how {run.name} was trained", str(run.environment["command"])))
+            steps.append((f"how {run.run} was trained", str(run.environment["command"])))
     for run in runs:
-        name = shlex.quote(run.name)
+        name = shlex.quote(run.run)
+        others = f" --images {shlex.quote(run.images or 'SOURCE')}" if run.on_others else ""
         steps += [
             (
-                f"caption photos with {run.name}",
+                f"caption photos with {run.run}",
                 f".venv/bin/vizer-rl caption photo.jpg --run {name}",
             ),
-            (f"evaluate {run.name} again", f".venv/bin/vizer-rl evaluate --run {name}"),
+            (f"evaluate {run.name} again", f".venv/bin/vizer-rl evaluate --run {name}{others}"),
         ]
         if run.wandb.get("mode") == "offline":
             folder = shlex.quote(str(run.wandb.get("dir")))
-            steps.append((f"bring {run.name} to W&B", f".venv/bin/wandb sync {folder}"))
+            steps.append((f"bring {run.run} to W&B", f".venv/bin/wandb sync {folder}"))
         elif run.wandb.get("url"):
-            steps.append((f"{run.name} on W&B", str(run.wandb["url"])))
-    flags = " ".join(f"--run {shlex.quote(run.name)}" for run in runs)
+            steps.append((f"{run.run} on W&B", str(run.wandb["url"])))
+    names = (str(run.evaluated) if run.on_others else run.run for run in runs)
+    flags = " ".join(f"--run {shlex.quote(name)}" for name in names)
     steps.append(("write this page again", f".venv/bin/vizer-rl report {flags}"))
-    rows = "".join(f"<dt>{text(what)}</dt><dd><code>{text(c)}</code></dd>" for what, c in steps)
+    rows = "".join(
+        f"<dt>{text(what)}</dt><dd><code>{text(c)}</code></dd>" for what, c in dict.fromkeys(steps)
+    )
     yield f'<dl class="commands">{rows}</dl>'
 
 
