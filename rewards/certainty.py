@@ -4,15 +4,15 @@
     R    = sum over the words of a class of  c − λ (1 − c),   λ = p / (1 − p),  p = `at_least`
 
 so that a word is worth saying where it is right with probability p or more: p is the dial. Classes
-(shapes, colours, numbers, relations, …) come from the base's own captions. A word's credit is what
-the image adds: what a blank image would earn is taken off, so that what such pictures are said to
-show anyway (co-occurrence) pays nothing; a word that costs, costs in full. Frozen, so that training
-cannot make the judge surer. A sum, not a mean: saying next to nothing scores 0, not high.
+(shapes, colours, numbers, relations, …) come from the base's own captions. A word that pays has to
+pay by sight too, with its class's probabilities over those with a blank image: what such pictures
+are said to show anyway (co-occurrence) is sure, but not seen. Frozen, so that training cannot make
+the judge surer. A sum, not a mean: saying next to nothing scores 0, not high.
 Hacks and guards: the same fact twice counts once (lib/facts.py); "an image of" has no word of a
 class; the colour of a background is on the blank image too. Not guarded: a word that stands in no
 caption of the base has no class, and says what it likes; what is sure is not what is interesting.
-Cost: a pass of the policy over image, prompt and caption, and one over blank images, shorter by
-what was read before.
+Cost: reads the trainer's own pass of the reference policy; passes of its own over what follows
+alternatives of several tokens, and over captions on blank images, each prefix of them once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
 from rewards.lib.certain_words import CertainWords
 from rewards.lib.facts import repeated
-from rewards.lib.reliability import Reliability, fit_temperature, sight_objection, tempered
+from rewards.lib.reliability import Reliability, beyond, fit_temperature, sight_objection, tempered
 
 RATE = 0.9
 
@@ -47,7 +47,7 @@ class Certainty:
         step: float = 0.05,
     ) -> None:
         """`at_least`: probability of being right from which a word pays, between .5 and 1; `prior`:
-        take off what a blank image earns; `tagger`: what finds words and classes, lexicon (contexts
+        a word pays by sight alone; `tagger`: what finds words and classes, lexicon (contexts
         in the base's captions) or, on real text, builtin or spacy (parts of speech); `temperature`:
         of the probabilities, null: 1 for a base, fitted for a policy that is instruction-tuned;
         `step`: differences below are noise."""
@@ -78,7 +78,7 @@ class Certainty:
         (folder / "certainty.json").write_text(json.dumps(table, indent=1))
 
     def value(self, certainty: float) -> float:
-        """What a word of this certainty is worth, before what a blank image earns is taken off."""
+        """What a word of this certainty is worth."""
         return certainty - self.penalty * (1 - certainty)
 
     def certainties(self, probabilities: list[list[torch.Tensor]]) -> list[list[float]]:
@@ -90,24 +90,24 @@ class Certainty:
         """Per caption its words of a class, certainty and value; * marks those under the dial."""
         if self.words is None:
             raise RuntimeError("certainty was not prepared: it needs captions of the base")
-        certain = self.certainties(self.words.sure(batch))
+        sure = self.words.sure(batch)
+        certain = self.certainties(sure)
         paying = [[self.prior and self.value(c) > 0 for c in row] for row in certain]
-        blank = self.certainties(self.words.blank(batch, paying))
+        blank = self.words.blank(batch, paying)
+        again_of = {c: repeated(c, self.words.places(c)) for c in dict.fromkeys(batch.captions)}
         parts: Parts = []
-        for caption, cs, priors in zip(batch.captions, certain, blank, strict=True):
+        for caption, ps, cs, priors in zip(batch.captions, sure, certain, blank, strict=True):
             places, left = self.words.places(caption), iter(priors)
             parts.append([])
-            for place, again, c in zip(places, repeated(caption, places), cs, strict=True):
-                value, text = self.value(c), f"{place.word} {c:.2f}"
-                if value < 0:
-                    text = f"*{place.word}* {c:.2f}"
-                elif self.prior:
-                    earned = next(left)
-                    text += f" (blank {earned:.2f})"
-                    value = max(0.0, value - max(0.0, self.value(earned)))
+            for place, again, p, c in zip(places, again_of[caption], ps, cs, strict=True):
+                value, note = self.value(c), ""
+                if self.prior and value > 0:
+                    ((sight,),) = self.certainties([[beyond(p, next(left))]])
+                    value, note = min(value, self.value(sight)), f" (by sight {sight:.2f})"
                 if again and value > 0:
-                    value, text = 0.0, f"{text}, again"
-                parts[-1].append((text, value))
+                    value, note = 0.0, f"{note}, again"
+                word = f"*{place.word}*" if value < 0 else place.word
+                parts[-1].append((f"{word} {c:.2f}{note}", value))
         return parts
 
     def __call__(self, batch: CaptionBatch) -> Scores:

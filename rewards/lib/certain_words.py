@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL.Image import Image
 from torch import Tensor
 
 from rewards import CaptionBatch
@@ -88,56 +87,50 @@ class CertainWords:
 
     def sure(self, batch: CaptionBatch) -> list[list[Tensor]]:
         """Per caption and place (1 + A,) probabilities of the word and its alternatives; sum 1."""
-        return self._read(batch, batch.image_ids, batch.images, self._all(batch))
-
-    def _all(self, batch: CaptionBatch) -> list[tuple[Place, ...]]:
-        return [self.places(caption) for caption in batch.captions]
-
-    def _read(
-        self,
-        batch: CaptionBatch,
-        keys: Sequence[object],
-        images: Sequence[Image],
-        places_N: Sequence[Sequence[Place]],
-    ) -> list[list[Tensor]]:
-        """The same of some places; of one caption with one image, by its key, read once."""
-        pairs = [*zip(keys, batch.captions, places_N, strict=True)]
+        pairs = [*zip(batch.image_ids, batch.captions, self._all(batch), strict=True)]
         first = {(k, c): row for row, (k, c, own) in reversed([*enumerate(pairs)]) if own}
         rows = sorted(first.values())
         read = batch.policy.word_probs(
             [batch.captions[row] for row in rows],
-            [places_N[row] for row in rows],
-            Picked(images, rows),
+            [pairs[row][2] for row in rows],
+            Picked(batch.images, rows),
         )
         by_row = dict(zip(rows, read, strict=True))
         return [by_row[first[k, c]] if own else [] for k, c, own in pairs]
+
+    def _all(self, batch: CaptionBatch) -> list[tuple[Place, ...]]:
+        return [self.places(caption) for caption in batch.captions]
 
     def blank(self, batch: CaptionBatch, wanted: Sequence[Sequence[bool]]) -> list[list[Tensor]]:
         """The same on a blank image, of the wanted places; what was read before is remembered."""
         if len(self._blank) > REMEMBERED:
             self._blank.clear()
         names = batch.image_ids
-        rows = {name: row for row, name in reversed([*enumerate(names)])}
-        by_name = {name: blanked(batch.images[row]) for name, row in rows.items()}
+        row_of = {name: row for row, name in reversed([*enumerate(names)])}
+        by_name = {name: blanked(batch.images[row]) for name, row in row_of.items()}
         blanks = [by_name[name] for name in names]
         keys = [(image.size, image.getpixel((0, 0))) for image in blanks]
-        by_key = dict(
-            zip(keys, blanks, strict=True)
-        )  # one object for equal ones: they share a pass
+        # One object for equal ones: they share a pass.
+        by_key = dict(zip(keys, blanks, strict=True))
         images = [by_key[key] for key in keys]
-        whole_N = self._all(batch)
         places_N = [
             [place for place, want in zip(row, wants, strict=True) if want]
-            for row, wants in zip(whole_N, wanted, strict=True)
+            for row, wants in zip(self._all(batch), wanted, strict=True)
         ]
-        missing = [
-            whole if any((key, place.prefixes[0]) not in self._blank for place in row) else ()
-            for key, whole, row in zip(keys, whole_N, places_N, strict=True)
-        ]
-        read = self._read(batch, keys, images, missing)
-        for key, row, probabilities in zip(keys, missing, read, strict=True):
-            for place, p in zip(row, probabilities, strict=True):
-                self._blank[key, place.prefixes[0]] = p
+        missing, claimed = list[list[Place]](), set[tuple[object, str]]()
+        for key, wanted_places in zip(keys, places_N, strict=True):
+            pairs = {(key, place.prefixes[0]): place for place in wanted_places}
+            new = [pair for pair in pairs if pair not in self._blank and pair not in claimed]
+            missing.append([pairs[pair] for pair in new])
+            claimed.update(new)
+        unread = [n for n, places in enumerate(missing) if places]
+        # A caption is read as far as a word of it is missing.
+        prefixes = [missing[n][-1].prefixes[0] for n in unread]
+        chosen = [missing[n] for n in unread], Picked(images, unread)
+        read = batch.policy.word_probs(prefixes, *chosen)
+        for n, probabilities in zip(unread, read, strict=True):
+            for place, p in zip(missing[n], probabilities, strict=True):
+                self._blank[keys[n], place.prefixes[0]] = p
         return [
             [self._blank[key, place.prefixes[0]] for place in row]
             for key, row in zip(keys, places_N, strict=True)

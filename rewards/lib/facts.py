@@ -1,9 +1,10 @@
 """Facts of a caption: which of its words say again what it has said of the same thing.
 
 A noun phrase that has all the words of another one, or none that the other has not, may name the
-same thing: "a circle and a red circle", "two dogs and a dog". Their common words are one fact each.
-"A small red circle and a small blue circle" are two things. Two things have one relation, which
-"left of" and, the other way round, "right of" say alike.
+same thing: "a circle and a red circle", "two dogs and a dog". Their common words are one fact each,
+as is a word twice in one phrase, or outside of all: "a striped striped". "A small red circle and a
+small blue circle" are two things. Two things have one relation, which "left of" and, the other way
+round, "right of" say alike.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def repeated(caption: str, places: Sequence[Place]) -> list[bool]:
         things |= dict.fromkeys(indices, len(named))
         named.append(frozenset(lemma(words[i]) for i in indices))
     related, result = set[frozenset[Thing]](), list[bool]()
+    before = set[tuple[int | None, str]]()  # thing, or none, and word
     for place in places:
         index = len(caption[: place.start].split())
         if place.word in RELATIONS:
@@ -34,9 +36,10 @@ def repeated(caption: str, places: Sequence[Place]) -> list[bool]:
             result.append(sides in related)
             related.add(sides)
         else:
-            own = things.get(index, 0)
-            before = [t for t in named[:own] if t <= named[own] or named[own] <= t]
-            result.append(any(lemma(place.word) in thing for thing in before))
+            own, word = things.get(index), lemma(place.word)
+            same = [t for t in named[:own] if t <= named[own] or named[own] <= t] if own else []
+            result.append((own, word) in before or any(word in thing for thing in same))
+            before.add((own, word))
     return result
 
 

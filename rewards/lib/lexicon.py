@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 
 
@@ -45,19 +46,26 @@ def words_of(caption: str) -> list[str]:
     return caption.split()
 
 
+@lru_cache(2**16)
 def core(word: str) -> str:
     """A word in lower case without punctuation around it."""
     return re.sub(r"^\W+|\W+$", "", word.lower())
 
 
 def phrases(caption: str) -> Iterator[list[int]]:
+    """Noun phrases of a caption, see `_phrases`."""
+    return map(list, _phrases(caption))
+
+
+@lru_cache(2**12)
+def _phrases(caption: str) -> tuple[tuple[int, ...], ...]:
     """Noun phrases as indices of their words: attributes first, the noun last.
 
     The words after an opener ("a", "two", "with") up to a closer, punctuation, a verb in
     -ing ("a man riding a horse") or the end. A caption's first words need no opener, but one word
     alone ("untitled") is no phrase there.
     """
-    words = words_of(caption)
+    words, result = words_of(caption), list[tuple[int, ...]]()
     phrase: list[int] | None = []
     for index, word in enumerate([*words, "."]):
         plain = core(word)
@@ -66,8 +74,9 @@ def phrases(caption: str) -> Iterator[list[int]]:
             phrase.append(index)
         if ends or re.search(r"\W$", word):
             if phrase and phrase != [0]:
-                yield phrase
+                result.append(tuple(phrase))
             phrase = [] if plain in OPENERS else None
+    return tuple(result)
 
 
 def plural(word: str) -> bool:

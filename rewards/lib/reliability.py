@@ -19,6 +19,7 @@ from torch import Tensor
 EDGES = (0.0, 0.5, 0.65, 0.8, 0.9, 0.95, 1.0)
 TEMPERATURES = [1.0 + 0.05 * k for k in range(81)]  # up to 5
 CHANCE = 0.5
+FLOOR = 1e-3
 TINY = 1e-6  # a probability below is taken for it: no view can rule a word out for good
 
 
@@ -27,6 +28,16 @@ def tempered(probabilities: Tensor, temperature: float) -> Tensor:
     if temperature == 1.0:
         return probabilities
     return (probabilities.clamp(min=TINY).log() / temperature).softmax(0)
+
+
+def beyond(probabilities: Tensor, blank: Tensor) -> Tensor:
+    """(1 + A,) probabilities as the image alone makes them: over those with a blank image.
+
+    By Bayes' rule what is left where all words of the class are as likely before one looks.
+    FLOOR is added to both, so that words which nothing makes likely decide nothing.
+    """
+    ratios = (probabilities + FLOOR) / (blank + FLOOR)
+    return ratios / ratios.sum()
 
 
 def fit_temperature(own: Sequence[Tensor], views: Sequence[Tensor]) -> float:

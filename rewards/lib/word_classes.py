@@ -20,6 +20,7 @@ RELATIONS = (
 )
 LISTED = frozenset(word for words in WORD_CLASSES for word in words)
 LONGEST = 3  # words of a relation
+REMEMBERED = 100_000  # words with the one before
 MAX_PLACES = 64  # of a caption, so that one without an end costs no more than a long one
 
 
@@ -46,6 +47,7 @@ class WordClasses:
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
         self._others: dict[str, list[str]] = {}  # of each word that was met
+        self._tails: dict[tuple[int, str], list[list[str]]] = {}  # see `tails`
 
     def places(self, caption: str) -> list[Place]:
         """The words of a caption, in order, that have an alternative: the first MAX_PLACES."""
@@ -60,7 +62,11 @@ class WordClasses:
                 length, others = self._listed(words[index : index + LONGEST])
             if others:
                 part = spans[index : index + length]
-                found_places.append(_place(caption, part, words, index, others, self.lexicon))
+                article = words[
+                    max(0, index - 1) : index
+                ]  # the word before, which another may change
+                tails = self.tails(article, words[index : index + length], others)
+                found_places.append(_place(caption, part, words, index, others, tails))
             index += length
         return found_places
 
@@ -74,6 +80,22 @@ class WordClasses:
             others = (w for w in self.lexicon.alternatives(word, []) if self.lexicon.captions[w])
             self._others[word] = [w for w in others if (w in LISTED) == (word in LISTED)]
         return self._others[word]
+
+    def tails(self, before: list[str], own: list[str], others: list[str]) -> list[list[str]]:
+        """The word before and a word of a class or relation, then the same with each other one."""
+        first = [*before, " ".join(own)]
+        key = len(own), " ".join(first)
+        if key not in self._tails:
+            if len(self._tails) > REMEMBERED:
+                self._tails.clear()
+            replace = self.lexicon.replace
+            self._tails[key] = [first] + [
+                replace(key[1], len(before), other).split()
+                if len(own) == 1
+                else [*before, first[-1].lower().replace(core(first[-1]), other)]
+                for other in others
+            ]
+        return self._tails[key]
 
     def _listed(self, words: list[str]) -> tuple[int, list[str]]:
         """How many words the longest number or relation has that stands first, and the others."""
@@ -100,25 +122,17 @@ def _place(
     words: list[str],
     index: int,
     others: list[str],
-    lexicon: Lexicon,
+    tails: list[list[str]],
 ) -> Place:
-    """The place of the words that have these spans and begin at this index."""
+    """The place of the words that have these spans and begin at this index; tails: see there."""
     start, end = spans[0][0], spans[-1][1]
     inner = re.search(r"\w(.*\w)?", caption[start:end], re.DOTALL)
     assert inner is not None  # a word of a class has letters
-    article = int(index > 0)  # the word before, which another word may change
-    head, rest = words[: index - article], words[index + len(spans) :]
-    own = " ".join(words[index : index + len(spans)])
-    tails = [[*words[index - article : index], own]]
-    for other in others:
-        if len(spans) == 1:
-            tails.append(lexicon.replace(" ".join(tails[0]), article, other).split())
-        else:
-            tails.append([*tails[0][:-1], own.lower().replace(core(own), other)])
+    head, rest = words[: max(0, index - 1)], words[index + len(spans) :]
     return Place(
         start + inner.start(),
         start + inner.end(),
-        core(own),
+        core(" ".join(words[index : index + len(spans)])),
         tuple(others),
         tuple(" ".join([*head, *tail, *rest]) for tail in tails[1:]),
         tuple(_trimmed(" ".join([*head, *tail])) for tail in tails),
@@ -127,4 +141,4 @@ def _place(
 
 def _trimmed(text: str) -> str:
     """A text without the punctuation at its end."""
-    return re.sub(r"\W+$", "", text)
+    return text if text[-1:].isalnum() else re.sub(r"\W+$", "", text)

@@ -11,7 +11,7 @@ from rewards import Bank, CaptionBatch, make
 from rewards.lib.facts import repeated
 from rewards.lib.images import blanked
 from rewards.lib.lexicon import Lexicon
-from rewards.lib.reliability import Reliability, fit_temperature, sight_objection, tempered
+from rewards.lib.reliability import Reliability, beyond, fit_temperature, sight_objection, tempered
 from rewards.lib.tagged_words import TaggedWords
 from rewards.lib.word_classes import WordClasses
 
@@ -86,20 +86,24 @@ def test_a_sure_word_pays_and_an_unsure_one_costs_by_the_dial():
     assert [text for text, _ in parts] == ["small 1.00", "red 0.95", "*circle* 0.70"]
 
 
-def test_what_a_blank_image_earns_is_taken_off_and_a_cost_is_not():
+def test_what_is_as_sure_on_a_blank_image_has_to_pay_beyond():
     sure = {"red": 0.95, "circle": 0.9, "small": 0.5}
-    policy = Written(sure, {"red": 0.95, "circle": 0.85, "small": 0.9})
+    policy = Written(sure, {"red": 0.95, "circle": 0.2, "small": 0.9})
     reward, _ = prepared(policy)
     (parts,) = reward.parts(batch(policy, ["a small red circle"]))
-    # small costs .5 - 4 (.5); red is as sure without sight; circle: .5 less .25
-    assert [value for _, value in parts] == pytest.approx([-1.5, 0.0, 0.25], abs=1e-5)
-    assert parts[2][0] == "circle 0.90 (blank 0.85)"
+    # Two words a class. small: .5 - 4 (.5), whatever a blank image says. red: as sure without
+    # sight, so .5 by sight. circle: .901 / .201 over that and .101 / .801, .973; its .9 is less
+    assert [value for _, value in parts] == pytest.approx([-1.5, -1.5, 0.5], abs=1e-4)
+    texts = ["*small* 0.50", "*red* 0.95 (by sight 0.50)", "circle 0.90 (by sight 0.97)"]
+    assert [text for text, _ in parts] == texts
 
 
-def test_a_blank_below_the_dial_takes_nothing_off():
-    policy = Written({"circle": 0.9}, {"circle": 0.7})
-    reward, _ = prepared(policy)
-    assert reward(batch(policy, ["a circle"])) == pytest.approx([0.5], abs=1e-5)
+def test_sight_is_bayes_rule_and_unlikely_words_decide_nothing():
+    image, blank = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.7, 0.1])
+    ratios = torch.tensor([0.601 / 0.201, 0.301 / 0.701, 1.0])
+    assert torch.allclose(beyond(image, blank), ratios / ratios.sum())
+    image, blank = torch.tensor([0.98, 0.02, 1e-9]), torch.tensor([0.1, 0.9, 1e-12])
+    assert beyond(image, blank)[2] < 0.1, "a thousand times likelier than never"
 
 
 def test_saying_nothing_or_an_opening_alone_scores_nothing_and_more_that_is_sure_scores_more():
@@ -131,6 +135,8 @@ def test_a_fact_that_is_said_again_counts_once():
         ("two red circles and a red circle", ["red", "circle"]),
         ("a red circle left of a square and a square right of a red circle", "all but three"),
         ("a red circle above a blue circle and a red square", []),
+        ("a red red red circle", ["red", "red"]),
+        ("red red red", ["red"]),
     ],
 )
 def test_which_words_say_a_fact_again(caption, again):

@@ -156,3 +156,59 @@ def test_offered_states_are_read_in_place_of_a_pass(policy, images, monkeypatch)
     finally:
         policy.offered.replace([], [], None)
     assert policy.offered.find(images, completions) == [None] * 2
+
+
+@pytest.fixture
+def passes(policy, monkeypatch):
+    """Positions of each pass of the language model, padding included."""
+    positions = []
+    forward = policy.model.model.forward
+
+    def counted(*args, **kwargs):
+        positions.append(kwargs["input_ids"].numel())
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(policy.model.model, "forward", counted)
+    return positions
+
+
+def test_a_prompt_is_read_in_one_pass_and_a_prefix_is_one_position(policy, passes):
+    image = draw.render(draw.sample(4_100_000))
+    captions = ["a red circle", "a red star", "a red circle"]
+    ids = [policy.word_probs.token_ids(caption) for caption in captions]
+    nodes = 1 + len({tuple(row[:n]) for row in ids for n in range(1, len(row) + 1)})
+
+    def read():
+        return policy.read_states(ids, [image] * 3, "image", lambda hidden, _: hidden, True)
+
+    first, prompt = (
+        read(),
+        len(policy._packed.prompts.prompts([image], [policy._chat(policy.prompt)])[0].ids),
+    )
+    again = read()
+    assert len(passes) == 2
+    assert 0 <= passes[0] - (prompt - 1 + nodes) < 8, "padded to a multiple of 8"
+    assert 0 <= passes[1] - nodes < 8, "keys and values of the prompt are kept"
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_offered_captions_need_no_pass_but_for_alternatives_of_several_tokens(
+    policy, images, passes, monkeypatch
+):
+    monkeypatch.setattr(word_certainty, "NEGLIGIBLE", 1e-30)
+    quick = WordCertainty(policy, exact=False)
+    caption = "a large red circle"
+    ids = [*quick.token_ids(caption), 0]
+    (states,) = policy.read_states([ids], images[:1], "image", lambda h, _: h[:-1])
+    policy.offered.replace(images[:1], [ids], states[None])
+    passes.clear()
+    try:
+        quick(
+            [caption], [[place("a large", "a small"), place("a large red", "a large blue")]], images
+        )
+        assert passes == []
+        quick([caption], [[place("a large", "an orange", "a small")]], images)
+        assert len(passes) == 1
+    finally:
+        policy.offered.replace([], [], None)

@@ -77,7 +77,8 @@ def offer_states(trainer: Any, completion_ids: list[list[int]]) -> None:
     policy, rollout = trainer.reward_functions.policy, trainer.rollout
     if isinstance(policy, ReferencePolicy):
         states = rollout.states if trainer.beta else None
-        policy.offered.replace(rollout.images, completion_ids, states)
+        prompts = [rollout.prompts[index] for index in rollout.prompt_idx.tolist()]
+        policy.offered.replace(rollout.images, completion_ids, states, prompts)
 
 
 def take_packed_rows(model: Any, reference: Any | None, temperature: float) -> None:

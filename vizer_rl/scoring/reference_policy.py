@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,11 +14,11 @@ from rewards.lib.images import Picked
 
 from ..data.lazy import map_rows
 from ..policy import captioner
+from ..policy.before_training import BeforeTraining
 from ..policy.chat import answer_text, answers_questions, chat_text, messages
 from ..policy.families import Family
 from ..policy.hidden_states import TOKENS, check_view, hidden_states
 from ..policy.load import end_id
-from ..policy.lora import adapter_off
 from ..policy.vision import ImageInputs, encode_images, process_images
 from ..policy.weights_hash import content_key
 from .offered_states import OfferedStates
@@ -59,24 +58,14 @@ class ReferencePolicy:
         self.key, self.offered = content_key(model, processor), OfferedStates()
         self._packed = PackedStates(self.model, processor, family) if family else None
         self._features: dict[str, torch.Tensor] = {}
-
-    @contextmanager
-    def _as_before_training(self) -> Iterator[None]:
-        """Adapter off, eval mode, no gradient; every module's mode is restored."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
-            with torch.no_grad(), adapter_off(self.model):
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        self._chats: dict[tuple[str, bool], str] = {}
+        self.as_before_training = BeforeTraining(self.model)
 
     def image_features(self, ids: Sequence[str], images: Sequence[Image]) -> torch.Tensor:
         """(N, D) mean output of the vision tower, before the connector; once per image id."""
         where = {i: row for row, i in reversed(list(enumerate(ids))) if i not in self._features}
         inputs: dict[str, ImageInputs] = {}
-        with self._as_before_training():
+        with self.as_before_training():
             token = str(self.processor.image_token)
             decoded = map_rows(images, [*where.values()], lambda image: image)
             for name, image in zip(where, decoded, strict=True):
@@ -112,7 +101,7 @@ class ReferencePolicy:
             completions = [self.token_ids(c) + eos for c in captions]
             prompts = [self._chat(self.prompt)] * len(completions)
         means = []
-        with self._as_before_training():
+        with self.as_before_training():
             rows = hidden_states(*self._parts, prompts, completions, images, "image")
             for hidden, ids in zip(rows, completions, strict=True):
                 states = hidden[-len(ids) :].float()
@@ -160,15 +149,19 @@ class ReferencePolicy:
         rows = [row for row, states in enumerate(offered) if states is None]
         chat = self._chat(self.prompt, image=images is not None)
         own = [completions[row] for row in rows]
-        with self._as_before_training():
+        with self.as_before_training():
             pictures = None if images is None else Picked(images, rows)
-            if packed and self._packed and pictures is not None and view == "image":
-                states = self._packed(chat, own, pictures)
+            if packed and self._packed and pictures is not None and self.shares_prefixes(view):
+                states = self._packed(chat, own, pictures, self.offered.prompt)
             else:
                 states = hidden_states(*self._parts, [chat] * len(rows), own, pictures, view)
             both = (next(states) if given is None else given for given in offered)
             pairs = zip(both, completions, strict=True)
             return [read(hidden[len(hidden) - len(ids) - 1 :], ids) for hidden, ids in pairs]
+
+    def shares_prefixes(self, view: str) -> bool:
+        """Whether captions of one image share a pass, each prefix computed once."""
+        return self._packed is not None and view == "image"
 
     @cached_property
     def word_probs(self) -> WordCertainty:
@@ -195,7 +188,7 @@ class ReferencePolicy:
         """`count` captions of each image, sampled at temperature 1; the same seed, the same."""
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         repeated = Picked(images, [row for row in range(len(images)) for _ in range(count)])
-        with self._as_before_training(), torch.random.fork_rng(devices):
+        with self.as_before_training(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             sampled = captioner.caption(
                 self.model,
@@ -222,7 +215,7 @@ class ReferencePolicy:
         """(N,) p(yes) / (p(yes) + p(no)) of the first word of the answer, float32 on the CPU."""
         chats = [self._chat(question) for question in questions]
         head, out = self.model.get_output_embeddings(), []
-        with self._as_before_training():
+        with self.as_before_training():
             rows = hidden_states(*self._parts, chats, [[]] * len(chats), images, view)
             for hidden, chat in zip(rows, chats, strict=True):
                 logits = head(hidden[-1:]).float()[0]
@@ -238,7 +231,10 @@ class ReferencePolicy:
 
     def _chat(self, question: str, image: bool = True) -> str:
         """The conversation up to the answer, as text."""
-        return chat_text(self.processor, messages(question), image=image)
+        if (question, image) not in self._chats:
+            chat = chat_text(self.processor, messages(question), image=image)
+            self._chats = {(question, image): chat}  # the last one: mostly the run's prompt
+        return self._chats[question, image]
 
     def _answer(self, chat: str, text: str) -> str:
         return answer_text(self.processor, chat, text)

@@ -11,29 +11,25 @@ reach NEGLIGIBLE times the likeliest of their class.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from rewards.lib.images import Picked
 from rewards.lib.word_classes import Place
+
+from ..policy.shared_prefix.packing import MAX_LOGITS
+from .word_spans import Key, Words, grouped, normalised, spans, together
 
 if TYPE_CHECKING:
     from .reference_policy import ReferencePolicy
 
 NEGLIGIBLE = 1e-3  # of a class's likeliest word: what a word's first tokens must reach
 ANCHOR = "x"  # a word before a word
-
-
-class _Words(NamedTuple):
-    """Token ids of a word and its alternatives, from the caption's token `start` on."""
-
-    ids: list[list[int]]
-    start: int
+REMEMBERED = 100_000  # places whose token ids are
 
 
 class WordCertainty:
@@ -47,9 +43,12 @@ class WordCertainty:
         self.exact = exact
         self.policy, self.head = policy, policy.model.get_output_embeddings()
         self.going_on = going_on(policy.processor.tokenizer)
+        self._goes_on = torch.zeros(self.head.weight.shape[0], 1)
+        self._goes_on[self.going_on] = 1.0
         self._anchor = policy.token_ids(ANCHOR)
         self._first: dict[str, list[int]] = {}  # token ids of a caption's first word
         self._later: dict[str, list[int]] = {}  # of another, with the space before it
+        self._places: dict[tuple[str, ...], Words] = {}  # by their prefixes
 
     def __call__(
         self,
@@ -62,25 +61,49 @@ class WordCertainty:
 
         The caption is read with single spaces between its words; view: as of `log_probs`.
         """
+        if not any(places):
+            return [[] for _ in captions]
         own = [self.token_ids(caption) for caption in captions]
         words = [[self._words(place) for place in row] for row in places]
-        result = self._read(own, words, images, view)
-        again = [
+        with self.policy.as_before_training():
+            ahead = self._ahead(own, words, images, view)
+            both = self._read(*together(own, words, images, ahead), view)
+            result, read = both[: len(own)], dict(zip(ahead, both[len(own) :], strict=True))
+            again = [
+                (row, column, k)
+                for row, groups in enumerate(result)
+                for column, group in enumerate(groups)
+                for k in _unread(group)
+            ]
+            rest = [key for key in again if key not in read]
+            later = self._read(*together(own, words, images, rest, whole=False), view)
+        read |= zip(rest, later, strict=True)
+        for row, column, k in again:
+            ((result[row][column][k],),) = read[row, column, k]
+        return normalised([[[p for p, _ in group] for group in row] for row in result])
+
+    def _ahead(
+        self,
+        own: list[list[int]],
+        words: list[list[Words]],
+        images: Sequence[Image],
+        view: str,
+    ) -> list[Key]:
+        """Words that the captions' own pass may as well read whole, at a position or two each.
+
+        Only where captions share prefixes in a pass, which a second one would have to read again.
+        """
+        if self.exact or not self.policy.shares_prefixes(view):
+            return []
+        offered = self.policy.offered.has(images, own)
+        return [
             (row, column, k)
-            for row, groups in enumerate(result)
+            for row, (ids, groups) in enumerate(zip(own, words, strict=True))
+            if not offered[row]
             for column, group in enumerate(groups)
-            for k in _unread(group)
+            for k, word in enumerate(group.ids)
+            if ids[group.start : group.start + len(word) - 1] != word[:-1]
         ]
-        single = [_Words([words[r][c].ids[k]], words[r][c].start) for r, c, k in again]
-        rest = self._read(
-            [own[r][: w.start] + w.ids[0] for (r, _, _), w in zip(again, single, strict=True)],
-            [[group] for group in single],
-            Picked(images, [row for row, _, _ in again]),
-            view,
-        )
-        for (row, column, k), ((value,),) in zip(again, rest, strict=True):
-            result[row][column][k] = value
-        return [[torch.tensor([p for p, _ in g]).softmax(0) for g in groups] for groups in result]
 
     def token_ids(self, caption: str) -> list[int]:
         """A caption's token ids, word by word."""
@@ -98,38 +121,77 @@ class WordCertainty:
             cache[word] = ids[len(self._anchor) :] if index else ids
         return cache[word]
 
-    def _words(self, place: Place) -> _Words:
+    def _words(self, place: Place) -> Words:
+        if place.prefixes in self._places:
+            return self._places[place.prefixes]
+        if len(self._places) > REMEMBERED:
+            self._places.clear()
         split = [prefix.split() for prefix in place.prefixes]
-        shared = takewhile(lambda column: len(set(column)) == 1, zip(*split, strict=False))
-        count = sum(1 for _ in shared)
+        ends = zip(min(split), max(split), strict=False)  # what these share, all do
+        count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
         start = sum(len(self._word(k, word)) for k, word in enumerate(split[0][:count]))
         tails = [
             [t for k, word in enumerate(words[count:], count) for t in self._word(k, word)]
             for words in split
         ]
-        return _Words(tails, start)
+        self._places[place.prefixes] = Words(tails, start)
+        return self._places[place.prefixes]
 
     def _read(
         self,
         completions: list[list[int]],
-        words: list[list[_Words]],
+        words: list[list[Words]],
         images: Sequence[Image],
         view: str,
     ) -> list[list[list[tuple[float, bool]]]]:
-        """Per completion and group what `_log_probs` reads in the completion's pass."""
-        groups = iter(words)
-
-        def read(hidden: Tensor, ids: list[int]) -> list[list[tuple[float, bool]]]:
-            row = next(groups)
-            if not row:
-                return []
-            logps = self.head(hidden).float().log_softmax(-1)
-            ends = (1 - logps.exp()[:, self.going_on].sum(-1)).clamp(min=1e-9).log().tolist()
-            return _log_probs(logps, ends, ids, row, self.exact)
-
+        """Per completion and group log p of each word, as far as the completion has its tokens
+        before, and if that is all. Only positions that a word needs meet the head."""
         if not completions:
             return []
-        return self.policy.read_states(completions, images, view, read, True)
+        pairs = zip(completions, words, strict=True)
+        read_N = [spans(ids, row, self.exact) for ids, row in pairs]
+        hidden = self.policy.read_states(completions, images, view, lambda states, _: states, True)
+        begin, chosen = 0, list[int]()
+        places = list[dict[int, int]]()
+        for ids, row in zip(completions, read_N, strict=True):
+            needed = sorted({t for s in row for t in s.positions})
+            places.append({t: len(chosen) + k for k, t in enumerate(needed)})
+            chosen += [begin + t for t in needed]
+            begin += len(ids) + 1
+        reads = [
+            (index[t], token)
+            for index, row in zip(places, read_N, strict=True)
+            for s in row
+            for t, token in zip(s.positions, s.tokens, strict=False)
+        ]
+        ends = [
+            index[s.positions[-1]]
+            for index, row in zip(places, read_N, strict=True)
+            for s in row
+            if s.ends
+        ]
+        logps, after = self._logits(torch.cat(hidden)[chosen], reads, ends)
+        return [grouped(row, own, logps, after) for row, own in zip(words, read_N, strict=True)]
+
+    def _logits(
+        self, hidden: Tensor, reads: list[tuple[int, int]], ends: list[int]
+    ) -> tuple[Iterator[float], Iterator[float]]:
+        """log p of (row of hidden, token), and at the rows `ends` of going on with no word."""
+        size = max(1, MAX_LOGITS // self.head.weight.shape[0])
+        values, after = torch.zeros(len(reads)), torch.zeros(len(hidden))
+        positions, tokens = torch.tensor(reads, dtype=torch.long).view(-1, 2).T
+        last = torch.tensor(ends, dtype=torch.long)
+        for start in range(0, len(hidden), size):
+            logits = self.head(hidden[start : start + size]).float()
+            total = logits.logsumexp(-1, keepdim=True)
+            within = (positions >= start) & (positions < start + size)
+            row, token = (x.to(logits.device) for x in (positions[within] - start, tokens[within]))
+            values[within] = (logits[row, token] - total[row, 0]).cpu()
+            own = last[(last >= start) & (last < start + size)].unique()
+            row = (own - start).to(logits.device)
+            more = (logits[row] - total[row]).exp() @ self._goes_on.to(logits)
+            after[own] = (1 - more[:, 0]).clamp(min=1e-9).log().cpu()
+        return iter(values.tolist()), iter(after[last].tolist())
 
 
 def _unread(group: list[tuple[float, bool]]) -> list[int]:
@@ -137,35 +199,6 @@ def _unread(group: list[tuple[float, bool]]) -> list[int]:
     best = max((logp for logp, whole in group if whole), default=-math.inf)
     floor = best + math.log(NEGLIGIBLE)
     return [k for k, (logp, whole) in enumerate(group) if not whole and logp >= floor]
-
-
-def _log_probs(
-    logps: Tensor, ends: list[float], ids: list[int], row: list[_Words], exact: bool
-) -> list[list[tuple[float, bool]]]:
-    """Per group and word log p of its tokens, as far as `ids` has those before, and if that is all.
-
-    logps: (T + 1, V) before each of the T ids and behind them; ends: T + 1 times log p that the
-    next token goes on with no word, counted where `ids` has the whole word.
-    """
-    wanted, spans = list[tuple[int, int]](), list[list[tuple[int, int, bool, float]]]()
-    for group in row:
-        spans.append([])
-        for word in group.ids:
-            t, begin = group.start, len(wanted)
-            for token in word:
-                wanted.append((t, token))
-                if ids[t : t + 1] != [token]:
-                    break
-                t += 1
-            has_all = t == group.start + len(word)
-            whole = has_all or (not exact and len(wanted) - begin == len(word))
-            spans[-1].append((begin, len(wanted), whole, ends[t] if has_all else 0.0))
-    positions, tokens = zip(*wanted, strict=True)
-    values = logps[list(positions), list(tokens)].tolist()
-    return [
-        [(sum(values[begin:end]) + after, whole) for begin, end, whole, after in group]
-        for group in spans
-    ]
 
 
 def going_on(tokenizer: Any) -> Tensor:

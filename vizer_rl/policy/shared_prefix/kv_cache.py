@@ -60,6 +60,11 @@ class StaticKVCache(Cache):
         for layer in self.layers:
             layer.write_columns = columns
 
+    def columns(self, chosen: range) -> list[list[Tensor]]:
+        """Of each layer a copy of keys and values (R, heads, n, d) of n columns."""
+        span = slice(chosen.start, chosen.stop)
+        return [[x[:, :, span].clone() for x in layer.buffers] for layer in self.layers]
+
 
 def static_kv_cache(model: Any, columns: int) -> StaticKVCache:
     """An empty cache with so many columns in every layer of the language model."""
