@@ -47,7 +47,7 @@ class Certainty:
         step: float = 0.05,
     ) -> None:
         """`at_least`: probability of being right from which a word pays, between .5 and 1; `prior`:
-        a word pays by sight alone; `tagger`: what finds words and classes, lexicon (contexts
+        what pays has to pay by sight too; `tagger`: what finds words and classes, lexicon (contexts
         in the base's captions) or, on real text, builtin or spacy (parts of speech); `temperature`:
         of the probabilities, null: 1 for a base, fitted for a policy that is instruction-tuned;
         `step`: differences below are noise."""

@@ -62,10 +62,8 @@ class WordClasses:
                 length, others = self._listed(words[index : index + LONGEST])
             if others:
                 part = spans[index : index + length]
-                article = words[
-                    max(0, index - 1) : index
-                ]  # the word before, which another may change
-                tails = self.tails(article, words[index : index + length], others)
+                before = words[max(0, index - 1) : index]  # an article, which another may change
+                tails = self.tails(before, words[index : index + length], others)
                 found_places.append(_place(caption, part, words, index, others, tails))
             index += length
         return found_places
