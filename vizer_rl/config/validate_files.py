@@ -148,8 +148,9 @@ def _same_activation(model: str, tag: str) -> bool:
 def directory_problems(directory: Path, resume: bool | None, overwrite: Overwrite) -> Iterator[str]:
     """Problems of a run directory: in use, or nothing in it to resume."""
     newest = next(iter(checkpoints(directory)), None)
+    finished = (directory / "eval.json").is_file()
     if overwrite == "finished":  # what was stopped on its way is not lost by starting it again
-        overwrite = newest is None or (directory / "eval.json").is_file()
+        overwrite = newest is None or finished
     if resume and overwrite:
         yield "--resume and --overwrite exclude each other: give one"
     elif resume and not directory.is_dir():
@@ -157,7 +158,9 @@ def directory_problems(directory: Path, resume: bool | None, overwrite: Overwrit
     elif resume and newest is None:
         yield f"nothing to resume: no checkpoint-* in {directory}"
     elif directory.is_dir() and any(directory.iterdir()) and not (resume or overwrite):
-        if newest:
+        if finished:
+            on = "has a finished run"
+        elif newest:
             on = f"was stopped after {newest.name}: --resume (make: FLAGS=--resume) goes on from it"
         else:
             on = "exists"
