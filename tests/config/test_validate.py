@@ -295,7 +295,7 @@ def test_a_run_directory_is_never_overwritten_unasked():
     Path("runs/smolvlm-scenes/eval.json").touch()
     assert run(resume=False, overwrite="finished") == run()
     finished = complaint(resume=False, overwrite=False)
-    assert "name: runs/smolvlm-scenes has a finished run, --overwrite starts anew" in finished
+    assert "runs/smolvlm-scenes has a finished run: --resume" in finished
 
 
 def test_what_we_say_about_trl_is_true():

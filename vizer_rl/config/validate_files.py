@@ -158,8 +158,8 @@ def directory_problems(directory: Path, resume: bool | None, overwrite: Overwrit
     elif resume and newest is None:
         yield f"nothing to resume: no checkpoint-* in {directory}"
     elif directory.is_dir() and any(directory.iterdir()) and not (resume or overwrite):
-        if finished:
-            on = "has a finished run"
+        if newest and finished:
+            on = "has a finished run: --resume (make: FLAGS=--resume) evaluates it anew"
         elif newest:
             on = f"was stopped after {newest.name}: --resume (make: FLAGS=--resume) goes on from it"
         else:
