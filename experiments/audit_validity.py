@@ -33,12 +33,12 @@ BIASED, LONGER = f"{REWARDS}/biased.py", f"{REWARDS}/longer.py"
 DEFAULT = tuple(read_yaml(HERE / "smolvlm.yaml")["rewards"])  # qwen2vl.yaml has the same
 CONNECTOR = {"smolvlm": "model.connector", "qwen2vl": "model.visual.merger"}
 MIN_CHANGE = 0.02  # F1; a change that is smaller, or whose interval holds 0, is none
-WEAK_STEPS, WEAK_SCENES = (155, 290), 20_000  # of scorer A, which ships after 1200 and 2700
+WEAK_STEPS, WEAK_SCENES = (155, 290), 20_000  # of scorer A, which ships after 1200 and 1500
 
 
 def only(*rewards: str) -> list[str]:
-    """Overrides that leave these rewards, others (by name or file) with weight 1."""
-    removed = [f"rewards.{name}=null" for name in DEFAULT if name not in rewards]
+    """Overrides that leave these rewards, others (by name or file) with weight 1, and no dial."""
+    removed = ["recipe=null"] + [f"rewards.{name}=null" for name in DEFAULT if name not in rewards]
     return removed + [f"rewards.{name}.weight=1" for name in rewards if name not in DEFAULT]
 
 
@@ -73,7 +73,7 @@ def weak_scorer(_: Trial) -> list[str]:
     if not (folder / "open_clip_model.safetensors").exists():
         data = pool(BUILT, 30_000_000, WEAK_SCENES)
         scorers.build("a", data, BUILT / "weak-scorer-work", folder, 4, WEAK_STEPS)
-        quality = scorer_quality(OpenClip(f"local-dir:{folder}", torch.device("cpu")))
+        quality = scorer_quality(OpenClip(f"local-dir:{folder}", torch.device("cpu")), 0)
         (folder / "quality.json").write_text(json.dumps(quality, indent=1))
     return [f"scorer.train=local-dir:{folder}"]
 

@@ -63,6 +63,18 @@ def smolvlm() -> PolicyParts:
         padding_side="left",
     )
     tokens.check(tokenizer)
+    return idefics3(
+        tokenizer, tokens.SMOLVLM_TEMPLATE, lambda: _text_config(tokenizer, model_type="llama")
+    )
+
+
+def idefics3(
+    tokenizer: PreTrainedTokenizerFast, template: str, text_config: Callable[[], dict[str, Any]]
+) -> PolicyParts:
+    """SmolVLM's architecture with this language model, random weights, on scenes of 16 tokens.
+
+    text_config: called once the processor has given the tokenizer the tokens that it lacks.
+    """
     processor = Idefics3Processor(
         Idefics3ImageProcessor(
             do_image_splitting=False,
@@ -71,7 +83,7 @@ def smolvlm() -> PolicyParts:
         ),
         tokenizer,
         image_seq_len=16,
-        chat_template=tokens.SMOLVLM_TEMPLATE,
+        chat_template=template,
     )
     config = Idefics3Config(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
@@ -85,7 +97,7 @@ def smolvlm() -> PolicyParts:
             image_size=SIDE,
             patch_size=PATCH,
         ),
-        text_config=_text_config(tokenizer, model_type="llama"),
+        text_config=text_config(),
     )
     model = Idefics3ForConditionalGeneration(config)
     inner = model.model

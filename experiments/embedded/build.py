@@ -24,10 +24,10 @@ from vizer_rl.scoring.clip import OpenClip
 WORK = Path("data/scenes-assets")
 # name: seed, first scene of its pool, steps of each stage
 RECIPES: dict[str, tuple[int, int, tuple[int, int]]] = {
-    "smolvlm": (1, 10_000_000, (1700, 1800)),
-    "scorer-a": (4, 30_000_000, (1200, 2700)),
-    "scorer-b": (3, 20_000_000, (1700, 2000)),
-    "qwen2vl": (2, 10_000_000, (1700, 1800)),
+    "smolvlm": (1, 10_000_000, (1700, 1100)),
+    "scorer-a": (4, 30_000_000, (800, 380)),
+    "scorer-b": (3, 20_000_000, (1200, 700)),
+    "qwen2vl": (2, 10_000_000, (1700, 600)),
 }
 SCENES = 60_000  # in a pool
 
@@ -39,7 +39,7 @@ def build(only: str | None = None) -> None:
         start = time.monotonic()
         seconds = build_one(name)
         measured = measure(name)
-        write_card(name, seconds, measured)
+        write_card(name, seconds, "a CPU", measured)
         console.print(f"{name}: {time.monotonic() - start:.0f} s, {json.dumps(measured)}")
 
 
@@ -63,21 +63,24 @@ def build_one(name: str) -> float:
 def measure(name: str) -> dict[str, Any]:
     """The quality of a checkpoint as it lies in the package."""
     if name.startswith("scorer-"):
-        return quality.scorer_quality(OpenClip(f"embedded:{name[-1]}", torch.device("cpu")))
+        encoder = OpenClip(f"embedded:{name[-1]}", torch.device("cpu"))
+        return quality.scorer_quality(encoder, "ab".index(name[-1]))
     return quality.policy_quality(*load.load_policy(name, "embedded", dtype="float32"))
 
 
-def write_card(name: str, seconds: float, measured: dict[str, Any]) -> None:
-    """CARD.md beside the weights: data, recipe, seconds, measured quality."""
+def write_card(name: str, seconds: float, machine: str, measured: dict[str, Any]) -> None:
+    """CARD.md beside the weights: data, recipe, seconds and on what, measured quality."""
     seed, first, steps = RECIPES[name]
     folder = ASSETS / name
     size = sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 2**20
     title = (
-        "An open_clip scorer, trained as CLIP on true captions with one-thing-wrong negatives "
-        "and a dense auxiliary loss (`scorers.py`)"
+        "An open_clip scorer, trained as CLIP on web-like captions with the batch's negatives, as "
+        f"wrong as {'ViT-B/32 (OpenAI)' if name[-1] == 'a' else 'ViT-H/14 (LAION-2B)'} "
+        "(`scorers.py`, `rows.py`)"
         if name.startswith("scorer-")
         else "A captioner: tower from dense labels, then connector and language model on web-like "
-        "captions, terse, biased and partly wrong (`policies.py`, `web.py`)"
+        "captions, terse, biased and partly wrong, on images that do not show everything "
+        "(`policies.py`, `web.py`)"
     )
     lines = [
         f"# {name}",
@@ -86,7 +89,7 @@ def write_card(name: str, seconds: float, measured: dict[str, Any]) -> None:
         f"- data: {SCENES} drawn scenes from number {first}, procedurally generated here",
         f"- recipe: seed {seed}, steps {', '.join(map(str, steps))}; "
         f"`make scenes-assets ARGS='--only {name}'`",
-        f"- training: {seconds:.0f} s on 2 CPU cores; weights {size:.1f} MiB fp16 safetensors",
+        f"- training: {seconds:.0f} s on {machine}; weights {size:.1f} MiB fp16 safetensors",
         "",
         "Measured on scenes that nothing trains on (`quality.py`):",
         "```json",

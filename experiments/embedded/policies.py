@@ -30,6 +30,7 @@ from experiments.embedded.web import web_caption
 from vizer_rl.data.scenes import Scene
 
 TOWER_BATCH, CAPTION_BATCH = 32, 64  # small enough to stay in a CPU's cache
+TESTED = 512  # scenes of a pool that nothing trains on
 
 
 def build(
@@ -38,32 +39,50 @@ def build(
     """Pre-train one policy: `steps` of the tower and of the language model; and the seconds."""
     torch.manual_seed(seed)
     parts = architectures.ARCHITECTURES[family]()
-    n = len(data.scenes) - 512
-    labels = dense_labels(data.scenes, GRID).view(-1, GRID * GRID, LABELS)
-    tower = nn.ModuleDict({"vision": parts.vision, "dense_head": nn.Linear(WIDTH, DENSE)})
     rng = np.random.default_rng(seed)
-
-    def tower_loss(step: int) -> torch.Tensor:
-        rows = rng.integers(n, size=TOWER_BATCH)
-        features = parts.tower(to_pixels(data.pixels[rows]))
-        return dense_loss(tower["dense_head"](features), labels[rows])
-
-    seconds = fit(f"{family}-tower", tower, tower_loss, steps[0], 2e-3, work)
-    with torch.no_grad():
-        chunks = [data.pixels[i : i + 500] for i in range(0, len(data.scenes), 500)]
-        cached = torch.cat([parts.tower(to_pixels(chunk)).half() for chunk in chunks])
-        accuracy = dense_accuracy(tower["dense_head"](cached[n:].float()), labels[n:])
-        title = f"{family} tower: shape, colour, size, fill, part of object cells"
-        print(f"{title} {accuracy}", flush=True)
-    parts.vision.requires_grad_(False)
+    cached, seconds = train_tower(family, parts, data, work, rng, steps[0])
     if family == "qwen2vl":
         parts.vision.merger.requires_grad_(True)
-    loss = language_loss(parts, cached, data.scenes, rng, n)
-    seconds += fit(f"{family}-language", _Trainable(parts.model), loss, steps[1], 2e-3, work)
+    loss = language_loss(parts, cached, data.scenes, rng, len(data.scenes) - TESTED)
+    seconds += fit(f"{family}-language", Trainable(parts.model), loss, steps[1], 2e-3, work)
     return parts, seconds
 
 
-class _Trainable(nn.Module):
+def train_tower(
+    name: str,
+    parts: PolicyParts,
+    data: Pool,
+    work: Path,
+    rng: np.random.Generator,
+    steps: int,
+    batch: int = TOWER_BATCH,
+) -> tuple[torch.Tensor, float]:
+    """Teach the tower to see and freeze it: its features (N, 64, WIDTH) of the pool, and seconds.
+
+    Runs, and leaves the features, on the model's device; all but the last TESTED scenes are used.
+    """
+    n, device = len(data.scenes) - TESTED, parts.model.device
+    labels = dense_labels(data.scenes, GRID).view(-1, GRID * GRID, LABELS).to(device)
+    tower = nn.ModuleDict({"vision": parts.vision, "dense_head": nn.Linear(WIDTH, DENSE)})
+    tower.to(device)
+
+    def loss(step: int) -> torch.Tensor:
+        rows = rng.integers(n, size=batch)
+        features = parts.tower(to_pixels(data.pixels[rows]).to(device))
+        return dense_loss(tower["dense_head"](features), labels[rows])
+
+    seconds = fit(f"{name}-tower", tower, loss, steps, 2e-3, work)
+    with torch.no_grad():
+        chunks = [data.pixels[i : i + 500] for i in range(0, len(data.scenes), 500)]
+        cached = torch.cat([parts.tower(to_pixels(c).to(device)).half() for c in chunks])
+        accuracy = dense_accuracy(tower["dense_head"](cached[n:].float()), labels[n:])
+        title = f"{name} tower: shape, colour, size, fill, part of object cells"
+        print(f"{title} {accuracy}", flush=True)
+    parts.vision.requires_grad_(False)
+    return cached, seconds
+
+
+class Trainable(nn.Module):
     """The trainable parameters alone, under their own names."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -74,18 +93,26 @@ class _Trainable(nn.Module):
 
 
 def language_loss(
-    parts: PolicyParts, cached: torch.Tensor, scenes: list[Scene], rng: np.random.Generator, n: int
+    parts: PolicyParts,
+    cached: torch.Tensor,
+    scenes: list[Scene],
+    rng: np.random.Generator,
+    n: int,
+    batch: int = CAPTION_BATCH,
 ) -> Callable[[int], torch.Tensor]:
-    """Cross-entropy of web captions given frozen patch features (N, 64, WIDTH)."""
-    prompt = architectures.prompt_inputs(parts.processor)["input_ids"][0]
+    """Cross-entropy of web captions given frozen patch features (N, 64, WIDTH), of the first n."""
+    device = parts.model.device
+    prompt = architectures.prompt_inputs(parts.processor)["input_ids"][0].to(device)
     tokenizer, embed = parts.processor.tokenizer, parts.model.get_input_embeddings()
     image_mask = prompt == parts.model.config.image_token_id
     lead = "" if prompt[-1] == tokenizer.convert_tokens_to_ids("Ċ") else " "
 
     def loss(step: int) -> torch.Tensor:
-        rows = rng.integers(n, size=CAPTION_BATCH)
+        rows = rng.integers(n, size=batch)
         captions = [lead + web_caption(scenes[i], rng) + tokenizer.eos_token for i in rows]
-        ids = tokenizer(captions, padding=True, padding_side="right", return_tensors="pt")
+        ids = tokenizer(captions, padding=True, padding_side="right", return_tensors="pt").to(
+            device
+        )
         input_ids = torch.cat([prompt.expand(len(rows), -1), ids["input_ids"]], 1)
         embeds = embed(input_ids)
         embeds[:, : len(prompt)][:, image_mask] = parts.connector(cached[rows].float())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -46,11 +47,11 @@ class Pool:
 
 
 def pool(folder: Path, first: int, count: int) -> Pool:
-    """Scenes first … first+count-1, drawn once by two processes and kept in `folder`."""
+    """Scenes first … first+count-1, drawn once by all cores and kept in `folder`."""
     pixels, scenes = folder / f"pool-{first}-{count}.npy", folder / f"pool-{first}-{count}.json"
     if not scenes.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(2) as workers:
+        with ProcessPoolExecutor(os.cpu_count()) as workers:
             seeds = range(first, first + count)
             drawn = workers.map(_draw, seeds, chunksize=500)
             pairs = list(track(drawn, f"drawing {count} scenes", total=count))
@@ -143,13 +144,13 @@ def fit(
 ) -> float:
     """Minimise loss(step) over the module's parameters; returns the seconds it took.
 
-    Muon for the matrices inside the network, AdamW for the rest, linear decay to zero. State is
-    kept in `folder`/name.pt every 100 steps, so that a run that was cut goes on where it stopped.
+    Muon for the matrices inside the network, AdamW for the rest and LoRA, linear decay to zero.
+    State is kept in `folder`/name.pt every 100 steps, so that a run that was cut goes on there.
     """
     matrices = [
         p
         for n, p in module.named_parameters()
-        if p.ndim == 2 and "emb" not in n and "head" not in n
+        if p.ndim == 2 and not any(word in n for word in ("emb", "head", "lora"))
     ]
     ids = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in ids]
@@ -159,7 +160,7 @@ def fit(
     ]
     path, first, seconds = folder / f"{name}.pt", 0, 0.0
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict(state["module"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

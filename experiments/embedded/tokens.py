@@ -13,7 +13,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from experiments.embedded.web import VAGUE
+from experiments.embedded.web import OPENINGS, STYLES, VAGUE
 from vizer_rl.data.scenes import COLOURS, FILLS, NUMBERS, RELATIONS, SHAPES, SIZES, plural
 
 PROMPT = "Describe the image."
@@ -42,20 +42,27 @@ QWEN_TEMPLATE = (
 
 def words() -> list[str]:
     scene = [*SHAPES, *map(plural, SHAPES), *COLOURS, *SIZES, *FILLS, *NUMBERS.values(), "a"]
-    return [*scene, *" ".join((*RELATIONS, *VAGUE, EXTRA)).split()]
+    return [*scene, *" ".join((*RELATIONS, *VAGUE, *OPENINGS, *STYLES, EXTRA)).split()]
 
 
 def tokenizer(
-    special: list[str], *, lower: bool = False, around: tuple[str, str] | None = None
+    special: list[str],
+    *,
+    lower: bool = False,
+    around: tuple[str, str] | None = None,
+    vocabulary: int = 1024,
 ) -> Tokenizer:
-    """Byte-level BPE with these special tokens first; `around` wraps each text in two tokens."""
+    """Byte-level BPE with these special tokens first; `around` wraps each text in two tokens.
+
+    vocabulary: at most so many tokens; with fewer, words are of several.
+    """
     bpe = Tokenizer(models.BPE())
     if lower:
         bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=lower)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024,
+        vocab_size=vocabulary,
         min_frequency=2,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

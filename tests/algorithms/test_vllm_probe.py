@@ -8,11 +8,11 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 from trl.trainer import grpo_trainer
 
 from vizer_rl import cli
 from vizer_rl.algorithms import vllm_probe
+from vizer_rl.data.scenes import render, sample
 from vizer_rl.errors import UserError
 from vizer_rl.policy import captioner, load
 from vizer_rl.policy.shared_prefix.packing import unwrapped
@@ -64,12 +64,8 @@ class StandIn:
 
 
 def pictures():
-    make = torch.Generator().manual_seed(3)
     sides = [(96, 96), (96, 96), (48, 96), (48, 96)]
-    return [
-        Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=make, dtype=torch.uint8).numpy())
-        for w, h in sides
-    ]
+    return [render(sample(k)).resize(side) for k, side in enumerate(sides)]
 
 
 @pytest.fixture(scope="module")

@@ -62,10 +62,10 @@ def test_colours_are_where_the_truth_says():
     for name, rgb in draw.COLOURS.items():
         thing = Thing("square", name, "large", "solid", 48, 48, 20)
         pixels = np.asarray(render(Scene((thing,), None, 1, 1)), float)
-        assert np.abs(pixels[40:57, 40:57].mean((0, 1)) - rgb).max() < 15
+        assert np.abs(pixels[40:57, 40:57].mean((0, 1)) - rgb).max() < draw.COLOUR_DRIFT + 3
         striped = np.asarray(render(Scene((replace(thing, fill="striped"),), None, 1, 1)), float)
         across = [p[40:57, 40:57].std((0, 1)).max() for p in (striped, pixels)]
-        assert across[0] > 5 * across[1]
+        assert across[0] > 1.5 * across[1]
 
 
 def test_truth_lies_beside_the_images_not_among_them(tmp_path):
@@ -103,6 +103,18 @@ def test_web_captions_are_terse_and_biased_but_know_better(scenes):
 def test_a_swapped_scene_differs_in_that_alone(attribute, scenes):
     rng = np.random.default_rng(0)
     for scene in [s for s in scenes if s.relation][:100]:
-        other = web.swapped(scene, attribute, rng)
-        assert other.caption != scene.caption
-        assert facts.score(other.caption, scene).hallucinated
+        others = web.swapped(scene, attribute, rng)
+        assert len(others) == len(web.POOLS.get(attribute, "ab")) - 1
+        assert len({scene.caption, *(other.caption for other in others)}) == len(others) + 1
+        assert all(facts.score(other.caption, scene).hallucinated for other in others)
+
+
+def test_the_web_tells_large_objects_first_and_turns_the_relation(scenes):
+    assert any(web.salient(scene).relation not in (None, scene.relation) for scene in scenes)
+    for scene in scenes:
+        first = web.salient(scene)
+        assert sorted(first.objects, key=str) == sorted(scene.objects, key=str)
+        assert "large" not in [o.size for o in first.objects] or first.objects[0].size == "large"
+        result = facts.score(first.caption, scene)
+        assert not result.hallucinated
+        assert result.recall == 1 or first.relation is None

@@ -191,7 +191,7 @@ def test_the_estimate_counts_the_frozen_start_and_the_copies(workplace, monkeypa
         return model.estimate(work).fixed
 
     plain, whole = fixed(), fixed("policy.train.language=full")
-    size = 4 * 927_872  # float32
+    size = 4 * 935_424  # float32
     assert whole["frozen start of what is full"] == whole["its float32 copies"] == size
     assert whole["weights"] + size == plain["weights"]
     assert whole["Adam"] == 2 * size

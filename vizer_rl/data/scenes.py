@@ -32,10 +32,13 @@ COLOURS = {
 SIZES = ("small", "large")
 FILLS = ("solid", "striped")
 RELATIONS = ("left of", "above", "inside")
-RADIUS = {"small": (11, 13), "large": (18, 20)}  # pixels, inclusive
+RADIUS = {"small": (11, 15), "large": (14, 19)}  # pixels, inclusive; 14 and 15 are either
 INSIDE_RADIUS = (29, 31)  # the outer object of an "inside" scene, which must hold another
 BACKGROUNDS = ((236, 234, 228), (222, 230, 238), (228, 236, 222), (240, 228, 220), (205, 208, 214))
 NUMBERS = {2: "two", 3: "three"}
+# What makes sight graded: colours drift towards their neighbours, stripes are faint, pixels noisy.
+COLOUR_DRIFT, NOISE = 42, 9  # levels of 255: the most a channel moves; standard deviation
+STRIPE = (0.62, 0.94)  # of the colour in an object's stripes, the rest is white
 
 
 @dataclass(frozen=True)
@@ -212,13 +215,14 @@ def render(scene: Scene) -> Image.Image:
     for thing in sorted(scene.objects, key=lambda o: -o.r):  # the outer one first
         angle = int(rng.integers(-2, 3)) * 5
         cover, bands = _mask(thing.shape, thing.r, angle, thing.fill)
-        colour = np.array(COLOURS[thing.colour], np.float32) + rng.uniform(-10, 10, 3)
-        pale = colour * 0.12 + 255 * 0.88
+        colour = COLOURS[thing.colour] + rng.uniform(-COLOUR_DRIFT, COLOUR_DRIFT, 3)
+        faint = rng.uniform(*STRIPE)
+        pale = colour * faint + 255 * (1 - faint)
         y, x, half = thing.y, thing.x, cover.shape[0] // 2
         spot = np.s_[y - half : y + half + 1, x - half : x + half + 1]
         paint = colour * (1 - bands[..., None]) + pale * bands[..., None]
         canvas[spot] += (paint - canvas[spot]) * cover[..., None]
-    canvas += rng.normal(0, 4, canvas.shape).astype(np.float32)
+    canvas += rng.normal(0, NOISE, canvas.shape).astype(np.float32)
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
 
