@@ -26,9 +26,9 @@ import torch
 from rewards import Bank, CaptionBatch, Parts, Scores, win_rate
 from rewards.lib.certain_words import CertainWords
 from rewards.lib.facts import repeated
-from rewards.lib.reliability import Reliability, beyond, fit_temperature, sight_objection, tempered
+from rewards.lib.reliability import Reliability, fit_temperature, sight, sight_objection, tempered
 
-RATE = 0.9
+RATE = 0.85
 
 
 class Certainty:
@@ -90,20 +90,21 @@ class Certainty:
         """Per caption its words of a class, certainty and value; * marks those under the dial."""
         if self.words is None:
             raise RuntimeError("certainty was not prepared: it needs captions of the base")
-        sure = self.words.sure(batch)
-        certain = self.certainties(sure)
+        beside = self.words.beside_rivals(batch)
+        certain = self.certainties(self.words.of_class(batch, beside))
         paying = [[self.prior and self.value(c) > 0 for c in row] for row in certain]
         blank = self.words.blank(batch, paying)
         again_of = {c: repeated(c, self.words.places(c)) for c in dict.fromkeys(batch.captions)}
         parts: Parts = []
-        for caption, ps, cs, priors in zip(batch.captions, sure, certain, blank, strict=True):
+        t = self.reliability.temperature
+        for caption, ps, cs, priors in zip(batch.captions, beside, certain, blank, strict=True):
             places, left = self.words.places(caption), iter(priors)
             parts.append([])
             for place, again, p, c in zip(places, again_of[caption], ps, cs, strict=True):
                 value, note = self.value(c), ""
                 if self.prior and value > 0:
-                    ((sight,),) = self.certainties([[beyond(p, next(left))]])
-                    value, note = min(value, self.value(sight)), f" (by sight {sight:.2f})"
+                    s = sight(*(tempered(x, t) for x in (p, next(left))))
+                    value, note = min(value, self.value(s)), f" (by sight {s:.2f})"
                 if again and value > 0:
                     value, note = 0.0, f"{note}, again"
                 word = f"*{place.word}*" if value < 0 else place.word

@@ -5,9 +5,9 @@
 over the right image, its `hard` nearest neighbours in a frozen bank of the training images (other
 than the scorer's own blind spots where another encoder picks them) and `random` others, without
 near-duplicates. The scale s is calibrated so that the frozen policy's captions find their image
-with mean probability `base_probability`, or come as near to it as they can: the log has it.
-DiscriTune (Dessì et al. 2023, arXiv 2304.01662) with a bank, calibration and floor. A bank that has
-fewer images than that gives as many negatives as it can, in the same proportion.
+with mean probability `base_probability` or, under too weak a scorer, to the likeliest scale (arXiv
+1706.04599): a sharper one puts most rewards on the floor. DiscriTune (arXiv 2304.01662) with a
+bank, calibration and floor. A smaller bank gives as many negatives as it can, in proportion.
 Cost: one text encoding per sentence, a product with the bank. Hack: rare details.
 """
 
@@ -67,10 +67,11 @@ class SelfRetrieval:
         self.chosen = order[: self.num_random].to(self.bank.device)
         cosines, _ = self._cosines(bank.sample)
         scales = torch.logspace(-1, 2.7, 400).tolist()
-        probabilities = [(s * cosines).softmax(1)[:, 0].mean().item() for s in scales]
-        reached = [k for k, p in enumerate(probabilities) if p >= self.base_probability]
-        best = reached[0] if reached else probabilities.index(max(probabilities))
-        self.scale, self.base = scales[best], probabilities[best]
+        logps = torch.stack([(s * cosines).log_softmax(1)[:, 0] for s in scales])
+        probabilities = logps.exp().mean(1)
+        reached = (probabilities >= self.base_probability).nonzero()
+        best = int(reached[0]) if len(reached) else int(logps.mean(1).argmax())
+        self.scale, self.base = scales[best], float(probabilities[best])
         return sentence
 
     def _picker_features(

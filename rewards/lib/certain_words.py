@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from PIL.Image import Image
 from torch import Tensor
 
 from rewards import CaptionBatch
 from rewards.lib.images import Picked, augmented, blanked
 from rewards.lib.lexicon import Lexicon, core, words_of
+from rewards.lib.rivals import with_rivals, within_class
 from rewards.lib.tagged_words import TaggedWords
 from rewards.lib.text import SCAFFOLD
 from rewards.lib.word_classes import Place, WordClasses
@@ -82,11 +84,24 @@ class CertainWords:
             if len(self._places) > REMEMBERED:
                 self._places.clear()
             row = self.classes.places(caption)
-            self._places[caption] = tuple(p for p in row if p.word not in SCAFFOLD)
+            self._places[caption] = tuple(
+                with_rivals(caption, p) for p in row if p.word not in SCAFFOLD
+            )
         return self._places[caption]
 
     def sure(self, batch: CaptionBatch) -> list[list[Tensor]]:
         """Per caption and place (1 + A,) probabilities of the word and its alternatives; sum 1."""
+        return self.of_class(batch, self.beside_rivals(batch))
+
+    def of_class(self, batch: CaptionBatch, rows: list[list[Tensor]]) -> list[list[Tensor]]:
+        """`sure` of the probabilities beside rivals."""
+        return [
+            [within_class(p, place) for p, place in zip(row, places, strict=True)]
+            for row, places in zip(rows, self._all(batch), strict=True)
+        ]
+
+    def beside_rivals(self, batch: CaptionBatch) -> list[list[Tensor]]:
+        """(1 + A + rivals,) probabilities of word, alternatives and rivals (lib/rivals); sum 1."""
         pairs = [*zip(batch.image_ids, batch.captions, self._all(batch), strict=True)]
         first = {(k, c): row for row, (k, c, own) in reversed([*enumerate(pairs)]) if own}
         rows = sorted(first.values())
@@ -102,7 +117,7 @@ class CertainWords:
         return [self.places(caption) for caption in batch.captions]
 
     def blank(self, batch: CaptionBatch, wanted: Sequence[Sequence[bool]]) -> list[list[Tensor]]:
-        """The same on a blank image, of the wanted places; what was read before is remembered."""
+        """`beside_rivals` on a blank image, of the wanted places, each read but once."""
         if len(self._blank) > REMEMBERED:
             self._blank.clear()
         names = batch.image_ids
@@ -148,10 +163,14 @@ class CertainWords:
         ]
         shifted = [*images[1:], *images[:1]]
         places_N = [self.places(caption) for caption in captions]
-        own, other, *views = (
-            [p for row in sample.policy.word_probs(captions, places_N, kind) for p in row]
-            for kind in (images, shifted, *changed)
-        )
+        places = [place for row in places_N for place in row]
+
+        def read(images: Sequence[Image]) -> list[Tensor]:
+            rows = sample.policy.word_probs(captions, places_N, images)
+            pairs = zip((p for row in rows for p in row), places, strict=True)
+            return [within_class(p, place) for p, place in pairs]
+
+        own, other, *views = (read(kind) for kind in (images, shifted, *changed))
         return Trial(own, [_mean(words) for words in zip(*views, strict=True)], other)
 
 

@@ -30,14 +30,15 @@ def tempered(probabilities: Tensor, temperature: float) -> Tensor:
     return (probabilities.clamp(min=TINY).log() / temperature).softmax(0)
 
 
-def beyond(probabilities: Tensor, blank: Tensor) -> Tensor:
-    """(1 + A,) probabilities as the image alone makes them: over those with a blank image.
+def sight(probabilities: Tensor, blank: Tensor) -> float:
+    """A word's certainty by sight: where before looking it is as likely as all else together.
 
-    By Bayes' rule what is left where all words of the class are as likely before one looks.
-    FLOOR is added to both, so that words which nothing makes likely decide nothing.
+    probabilities, blank: (n,) of the word and what else may stand there, on its image and on a
+    blank one. The logarithm of the ratio of both odds is what looking says for the word, its weight
+    of evidence (Good 1950); FLOOR is added to each side, so that it is finite.
     """
-    ratios = (probabilities + FLOOR) / (blank + FLOOR)
-    return ratios / ratios.sum()
+    own, prior = ((p[0] + FLOOR) / (p[1:].sum() + FLOOR) for p in (probabilities, blank))
+    return float(own / (own + prior))
 
 
 def fit_temperature(own: Sequence[Tensor], views: Sequence[Tensor]) -> float:

@@ -11,7 +11,7 @@ from rewards import Bank, CaptionBatch, make
 from rewards.lib.facts import repeated
 from rewards.lib.images import blanked
 from rewards.lib.lexicon import Lexicon
-from rewards.lib.reliability import Reliability, beyond, fit_temperature, sight_objection, tempered
+from rewards.lib.reliability import Reliability, fit_temperature, sight, sight_objection, tempered
 from rewards.lib.tagged_words import TaggedWords
 from rewards.lib.word_classes import WordClasses
 
@@ -29,7 +29,10 @@ WHITE, GREY = (255, 255, 255), (96, 96, 96)
 
 
 class Written:
-    """A policy that is sure of each word as the table says; a word that it lacks has 1 / class."""
+    """A policy that is sure of each word as the table says; a word that it lacks has 1 / class.
+
+    "a" is the weight of each rival beside the 1 of a class.
+    """
 
     key, instruct = "written", False
 
@@ -48,7 +51,9 @@ class Written:
     def _probabilities(self, place, table):
         count = len(place.alternatives)
         c = table.get(place.word, 1 / (1 + count))
-        return torch.tensor([c, *[(1 - c) / count] * count])
+        rivals = [table.get("a", 0.0)] * (len(place.prefixes) - 1 - count)
+        p = torch.tensor([c, *[(1 - c) / count] * count, *rivals])
+        return p / p.sum()
 
     def tokens(self, caption):
         return [*caption] if self.split else caption.split()
@@ -86,7 +91,7 @@ def test_a_sure_word_pays_and_an_unsure_one_costs_by_the_dial():
     assert [text for text, _ in parts] == ["small 1.00", "red 0.95", "*circle* 0.70"]
 
 
-def test_what_is_as_sure_on_a_blank_image_has_to_pay_beyond():
+def test_what_is_as_sure_on_a_blank_image_has_to_pay_by_sight():
     sure = {"red": 0.95, "circle": 0.9, "small": 0.5}
     policy = Written(sure, {"red": 0.95, "circle": 0.2, "small": 0.9})
     reward, _ = prepared(policy)
@@ -98,12 +103,25 @@ def test_what_is_as_sure_on_a_blank_image_has_to_pay_beyond():
     assert [text for text, _ in parts] == texts
 
 
-def test_sight_is_bayes_rule_and_unlikely_words_decide_nothing():
+def test_sight_is_the_odds_over_those_of_a_blank_image():
     image, blank = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.7, 0.1])
-    ratios = torch.tensor([0.601 / 0.201, 0.301 / 0.701, 1.0])
-    assert torch.allclose(beyond(image, blank), ratios / ratios.sum())
-    image, blank = torch.tensor([0.98, 0.02, 1e-9]), torch.tensor([0.1, 0.9, 1e-12])
-    assert beyond(image, blank)[2] < 0.1, "a thousand times likelier than never"
+    odds, prior = 0.601 / 0.401, 0.201 / 0.801  # .001 on each side
+    assert sight(image, blank) == pytest.approx(odds / (odds + prior))
+    assert sight(blank, blank) == pytest.approx(0.5)
+    image, blank = torch.tensor([1e-9, 0.02, 0.98]), torch.tensor([1e-12, 0.9, 0.1])
+    assert sight(image, blank) == pytest.approx(0.5, abs=1e-3), "a thousand times likelier: nothing"
+
+
+def test_two_of_one_thing_is_sure_among_numbers_and_not_by_sight():
+    # "a": as likely with the image as without, where "two" is half as likely as without.
+    likely = {"two": 0.9, "three": 0.1, "a": 1.0}
+    policy = Written(likely, {"two": 0.9, "three": 0.1, "a": 0.25})
+    reward, _ = prepared(policy, [*BASE, "two circles", "three circles"])
+    (((text, value), *_),) = reward.parts(batch(policy, ["two circles"]))
+    odds, prior = 0.451 / 0.551, 0.721 / 0.281  # .9 of 2.0, .9 of 1.25
+    by_sight = odds / (odds + prior)
+    assert text == f"*two* 0.90 (by sight {by_sight:.2f})"
+    assert value == pytest.approx(by_sight - 4 * (1 - by_sight), abs=1e-4)
 
 
 def test_saying_nothing_or_an_opening_alone_scores_nothing_and_more_that_is_sure_scores_more():

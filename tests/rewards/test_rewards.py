@@ -173,6 +173,20 @@ def test_another_encoder_picks_the_hard_negatives_and_drops_its_doubles():
     assert names[2] != "i1"
 
 
+def test_a_weak_scorer_is_calibrated_to_the_likeliest_scale_not_to_the_highest_probability():
+    angles = {"i0": 0.0, "i1": 1.0, "i2": 2.0}
+    images = {name: [math.cos(a), math.sin(a)] for name, a in angles.items()}
+    texts = {name: [math.cos(a), math.sin(a)] for name, a in (("right", 0.0), ("wrong", 2.0))}
+    sample = batch(Stub(images, texts), [("i0", "right"), ("i0", "wrong")])
+    reward = make("self_retrieval", {"hard": 2, "random": 0, "base_probability": 0.9})
+    reward.prepare(Bank(list(images), [None] * 3, sample, None))
+    # cosines 1, cos 1, cos 2 of the right caption, cos 2, cos 1, 1 of the wrong one: a scale near
+    # zero is the likeliest, a large one has the highest mean probability, a half
+    assert reward.scale == pytest.approx(0.1)
+    assert reward.notes()["base_probability"] == pytest.approx(1 / 3, abs=0.01)
+    assert min(reward(sample)) > -1.3
+
+
 def test_the_calibration_takes_the_nearest_where_the_probability_is_out_of_reach():
     images, texts = axes(4)
     stub = Stub(images, texts)

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict  # typing's is no type for pydantic befo
 from rewards import ReferencePolicy
 from rewards.lib.images import Picked
 from rewards.lib.reliability import tempered
+from rewards.lib.rivals import with_rivals, within_class
 from rewards.lib.text import SCAFFOLD
 from rewards.lib.word_classes import WordClasses
 
@@ -57,8 +58,8 @@ class UnsureWords:
     def __call__(self, captions: Sequence[str], images: Sequence[Image]) -> list[list[UnsureWord]]:
         """Per caption its unsure words, in their order."""
         places = [
-            [p for p in self.classes.places(caption) if p.word not in SCAFFOLD]
-            for caption in captions
+            [with_rivals(c, p) for p in self.classes.places(c) if p.word not in SCAFFOLD]
+            for c in captions
         ]
         rows = [row for row, own in enumerate(places) if own]  # the others need no pass
         read = self.reference.word_probs(
@@ -67,7 +68,7 @@ class UnsureWords:
         unsure: list[list[UnsureWord]] = [[] for _ in captions]
         for row, probabilities in zip(rows, read, strict=True):
             for p, group in zip(places[row], probabilities, strict=True):
-                certainty = float(tempered(group, self.temperature)[0])
+                certainty = float(tempered(within_class(group, p), self.temperature)[0])
                 if certainty < self.at_least:
                     c = round(certainty, 4)
                     unsure[row].append(
