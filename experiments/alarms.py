@@ -17,19 +17,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-
 from experiments import runner
 from experiments.audit_validity import SETUPS, Trial
-from vizer_rl.config.run_dir import read_heldout, read_run
-from vizer_rl.data.lazy import LazyImages
-from vizer_rl.data.scenes import truth_of
-from vizer_rl.data.sources import ImageFolder
-from vizer_rl.evaluation.metrics import scene_facts
-from vizer_rl.files import checkpoints
-from vizer_rl.policy import captioner, load
-from vizer_rl.policy.shared_prefix.obstacles import build_vision_cache
-from vizer_rl.training.alarm_rules import RULES, Judge, Limits
+from experiments.truth_curve import truth_curve
+from vizer_rl.training.alarm_judge import Judge
+from vizer_rl.training.alarm_rules import RULES, Limits
 from vizer_rl.training.evidence import Evidence
 
 FALL = 0.05  # of F1, below the best so far
@@ -76,44 +68,9 @@ def train(trial: Trial, name: str) -> Path:
         overrides += [*setup.overrides, *built, *trial.overrides]
         runner.train(trial.family, folder, trial.seed, overrides)
     if not runner.finished([folder], TRUTH):
-        (folder / TRUTH).write_text(json.dumps(f1_curve(folder)))
+        f1 = {step: facts["fact_f1"] for step, facts in truth_curve(folder).items()}
+        (folder / TRUTH).write_text(json.dumps(f1))
     return folder
-
-
-def f1_curve(folder: Path) -> Curve:
-    """Mean F1 of greedy captions of the held-out scenes, by step: the base's, each checkpoint's."""
-    run, heldout = read_run(folder), read_heldout(folder)
-    source = Path(heldout["source"])
-    truth = scene_facts.read_truth(truth_of(source), heldout["ids"], "held-out")
-    images = ImageFolder(heldout["source"], source, heldout["ids"], {})
-    policy = run.policy.model_dump(exclude={"instruct", "lora"})
-    model, processor = load.load_policy(run.family, **policy)
-    saved = {int(p.name.rpartition("-")[2]): p for p in reversed(checkpoints(folder))}
-    first, *others = saved
-    adapted = PeftModel.from_pretrained(model, str(saved[first]), adapter_name=str(first))
-    for step in others:
-        adapted.load_adapter(str(saved[step]), adapter_name=str(step))
-    adapted.eval()
-    cache = build_vision_cache(adapted, processor, run.family, **run.engine.model_dump())
-
-    def f1() -> float:
-        captions = captioner.caption(
-            adapted,
-            processor,
-            LazyImages(images.load, images.ids),
-            run.data.prompt,
-            max_new_tokens=int(run.train["max_completion_length"]),
-            vision_cache=cache,
-        )
-        columns = scene_facts.columns([c.text for c in captions], [truth[i] for i in images.ids])
-        return float(columns["fact_f1"].mean())
-
-    with adapted.disable_adapter():
-        curve = {0: f1()}
-    for step in saved:
-        adapted.set_adapter(str(step))
-        curve[step] = f1()
-    return curve
 
 
 def fall(f1: Curve) -> int | None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from vizer_rl.training.alarm_rules import Judge, Limits
+from vizer_rl.training.alarm_judge import Judge
+from vizer_rl.training.alarm_rules import Limits
 from vizer_rl.training.evidence import Evidence
 
 START = Evidence(0, 0.5, 0.2, 0.0, 0.0, words=10.0, distinct_2=0.4, repeated_3grams=0.02)
@@ -73,6 +74,36 @@ def test_a_drop_counts_in_standard_errors_twice_or_by_far(first, second, reward,
     ]
 
 
+def test_a_drop_with_fewer_doubtful_words_is_none():
+    rows = [replace(GOOD, step=s, **BELOW | {"below_best": -0.5}) for s in (20, 30)]
+    assert names(START, GOOD, *rows)[-2:] == [["heldout_drop"], []]
+    excused = (replace(row, excused=True) for row in rows)
+    assert names(START, GOOD, *excused)[-2:] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "error", "raised"),
+    [
+        (0.05, 0.06, 0.02, True),
+        (0.05, 0.03, 0.02, False),  # 1.5 standard errors
+        (0.03, 0.05, 0.02, False),
+        (0.025, 0.06, 0.005, False),  # sure, and too little
+        (0.05, 0.06, 0.0, False),  # no error: nothing to measure by
+    ],
+)
+def test_more_doubtful_words_than_before_training_twice_in_a_row(first, second, error, raised):
+    start = replace(START, doubtful=0.2)
+    rows = [
+        later(step, doubtful=0.2 + rise, doubtful_rise=rise, doubtful_rise_se=error)
+        for step, rise in ((20, first), (30, second))
+    ]
+    judge = Judge()
+    given = [finding for e in (start, GOOD, *rows) for finding in judge.take(e)]
+    assert [finding.name for finding in given] == ["doubtful"] * raised
+    if raised:
+        assert given[0].sentence.startswith("26% of the words are doubtful, before training 20%")
+
+
 def test_a_drop_too_small_to_matter_is_none():
     rows = [
         replace(GOOD, step=s, **BELOW | {"below_best": -0.019, "below_best_se": 0.001})
@@ -107,7 +138,7 @@ def test_agreement_has_to_be_absent_three_times(sign, limit):
         ("distinct_2", {"distinct_2": 0.161}, {"distinct_2": 0.159}),  # .4 of .4
         ("repeated_3grams", {"repeated_3grams": 0.22}, {"repeated_3grams": 0.23}),
         ("entropy", {"entropy": 0.13}, {"entropy": 0.11}),  # .2 of .6
-        ("length", {"words": 6.6}, {"words": 6.4}),
+        ("length", {"words": 5.1}, {"words": 4.9}),
         ("length", {"words": 24.9}, {"words": 25.1}),
         ("unended", {"unended": 0.25}, {"unended": 0.26}),
         ("kl_per_caption", {"kl_per_caption": 20.0}, {"kl_per_caption": 20.1}),

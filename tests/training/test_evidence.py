@@ -2,7 +2,6 @@
 
 from math import isnan, nan
 
-import numpy as np
 import pytest
 import torch
 
@@ -38,16 +37,6 @@ def test_repeated_phrases_are_a_share_of_each_caption():
     assert signs.repeated_3grams(["a dog and a cat"]) == 0
     # six phrases of three words, of them three for the second time
     assert signs.repeated_3grams(["a red dog a red dog a red", "a dog"]) == pytest.approx(3 / 6 / 2)
-
-
-def test_a_paired_difference_has_the_error_of_infinitely_many_resamples():
-    now, best = torch.tensor([0.5, 0.2, 0.2, 0.1]), torch.tensor([0.5, 0.4, 0.2, 0.3])
-    mean, error = signs.paired_difference(now, best)
-    assert mean == pytest.approx(-0.1)
-    assert error == pytest.approx(0.1 / 4**0.5)  # of 0, -.2, 0, -.2 the deviation is .1
-    drawn = np.random.default_rng(0).choice((now - best).numpy(), (20_000, 4)).mean(1)
-    assert error == pytest.approx(drawn.std(), rel=0.02)
-    assert signs.paired_difference(best, best) == (0.0, 0.0)
 
 
 def test_agreement_is_the_mean_rank_correlation_within_groups():

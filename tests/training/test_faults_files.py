@@ -319,7 +319,8 @@ def test_the_monitor_goes_on_without_images_that_changed(five, tmp_path, monkeyp
         training=True, eval=lambda: 0, train=lambda mode: 0, save_pretrained=lambda *_, **__: 0
     )
     lazy, log = LazyImages(five.load, five.ids), lambda name, value: None
-    rest = (scorer, None, 1, "best", tmp_path / "adapter", None, log, False)
+    classes = SimpleNamespace(places=lambda caption: [])
+    rest = (scorer, classes, None, 1, "best", tmp_path / "adapter", None, log, False)
     monitor = HeldoutMonitor(five.ids, lazy, "", 8, *rest, lost=five.lost)
     assert monitor.evaluate(model) < 1
     hurt(five.root)

@@ -88,6 +88,23 @@ def test_alarms_name_the_rate_that_left_its_language_or_changed_nothing():
     assert far.startswith("3: KL 0.80 nats per token")
 
 
+def test_under_a_dial_rates_are_compared_by_what_it_asks_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rewards = [{"certainty": -2.0}, {"certainty": None}, {"certainty": 1.5}]
+    row = {"base": "a b", "trained": "a", "base_score": 0.5, "trained_score": 0.25}
+    lines = [row | {"base_rewards": rewards[0], "trained_rewards": r} for r in rewards]
+    run = load_run(FILE, ["profile=scenes", "name=dialled"])
+    run.directory.mkdir(parents=True)
+    (run.directory / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    (run.directory / "metrics.jsonl").write_text(json.dumps({"kl": 0.25}) + "\n")
+    dialled = sweep.read_trial(run)
+    assert dialled.before_N.tolist() == [-2.0] * 3
+    assert dialled.after_N.tolist() == [-2.0, 0.0, 1.5]
+    assert choose([dialled])[1].startswith("No rate improves the certainty beyond noise: the best")
+    plain = sweep.read_trial(load_run(FILE, ["profile=scenes", "name=dialled", "recipe=null"]))
+    assert (plain.measure, plain.after_N.tolist()) == ("held-out score", [0.25] * 3)
+
+
 @pytest.mark.slow
 def test_a_sweep_through_the_command_goes_on_and_prints_what_to_take(
     command, workplace, monkeypatch, capsys
@@ -96,7 +113,7 @@ def test_a_sweep_through_the_command_goes_on_and_prints_what_to_take(
         return workplace / "runs" / f"swept-lr-{rate}"
 
     flags = ("--sweep", "lr")
-    command("smolvlm", "swept", "train.save_steps=1", flags=flags)
+    command("smolvlm", "swept", "train.save_steps=1", "recipe=null", flags=flags)
     shown = capsys.readouterr().out
     assert not (workplace / "runs/swept").exists()
     for rate in RATES:
@@ -112,7 +129,7 @@ def test_a_sweep_through_the_command_goes_on_and_prints_what_to_take(
 
     calls, train = [], sweep.train
     monkeypatch.setattr(sweep, "train", lambda run, **kw: calls.append(kw) or train(run, **kw))
-    command("smolvlm", "swept", "train.save_steps=1", flags=flags)
+    command("smolvlm", "swept", "train.save_steps=1", "recipe=null", flags=flags)
     assert calls == []
     again = capsys.readouterr().out
     assert again[again.index("Sweep of") :] == printed
@@ -122,7 +139,7 @@ def test_a_sweep_through_the_command_goes_on_and_prints_what_to_take(
     for file in ("captions.jsonl", "checkpoint-1", "checkpoint-2"):  # this one before any
         path = folder(RATES[2]) / file
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    command("smolvlm", "swept", "train.save_steps=1", flags=flags)
+    command("smolvlm", "swept", "train.save_steps=1", "recipe=null", flags=flags)
     first, last = {"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}
     assert calls == [first, last]
     again = capsys.readouterr().out

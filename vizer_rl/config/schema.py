@@ -140,7 +140,8 @@ class Monitor(Section):
     images: int = Field(default=64, ge=1, description="held-out images per evaluation")
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="the adapter that is saved: best by the held-out scorer, or last",
+        description="the adapter that is saved: the last that the held-out scorer does not find "
+        "clearly worse than the best so far (2 standard errors, no fewer doubtful words), or last",
     )
     on_alarm: Literal["warn", "stop", "rollback"] = Field(
         default="warn",

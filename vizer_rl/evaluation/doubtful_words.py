@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 from rewards import Encoder
@@ -43,6 +44,15 @@ def doubtful_words(
             pairs = zip(row, margins_A, strict=True)
             doubtful.append([_best(place, m) for place, m in pairs if m.max() > 0])
     return doubtful
+
+
+def doubtful_counts(
+    encoder: Encoder, features_ND: Tensor, captions: Sequence[str], classes: WordClasses
+) -> tuple[Tensor, Tensor]:
+    """(N,) doubtful words of each of N captions, and (N,) all that have an alternative."""
+    doubtful = doubtful_words(encoder, features_ND, captions, classes)
+    judged = [len(classes.places(caption)) for caption in captions]
+    return torch.tensor([len(words) for words in doubtful]), torch.tensor(judged)
 
 
 def _best(place: Place, margins_A: Tensor) -> DoubtfulWord:

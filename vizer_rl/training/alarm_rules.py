@@ -7,8 +7,7 @@ each rule, and how its limit was set: docs/alarms.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from .evidence import Evidence
 
@@ -22,13 +21,15 @@ class Limits:
     drop_errors: float = 2.0
     drop_spread: float = 0.1
     fall_errors: float = 4.0
+    doubtful_errors: float = 2.0
+    doubtful_rise: float = 0.03
     agreement: float = 0.0
     reward_agreement: float = -0.1
     distinct_2: float = 0.4
     repeated_3grams: float = 0.2
     flat_groups: float = 0.75
     entropy: float = 0.2
-    shorter: float = 0.65
+    shorter: float = 0.5
     longer: float = 2.5
     unended: float = 0.2
     kl_per_caption: float = 20.0
@@ -61,14 +62,17 @@ Rule = Callable[[History, Limits], Finding | None]
 
 
 def heldout_drop(h: History, limits: Limits) -> Finding | None:
-    """Below the best evaluation: twice in a row while the reward rises, or far below."""
+    """Below the best evaluation: twice in a row while the reward rises, or far below.
+
+    Unless fewer words are doubtful than there: who says less, and less that is wrong, falls too.
+    """
     last, now = (*h.recent[-2:], h.now)[:2]
     fell = -now.below_best / h.best.spread if h.best.spread > 0 else 0.0
     base = h.best if h.best.reward == h.best.reward else h.first
     rose = (now.reward - base.reward) / base.reward_std if base.reward_std > 0 else 0.0
     far, near = _errors_above(now), max(_errors_above(last), _errors_above(now))
     twice = len(h.recent) > 1 and rose > 0 and near < -limits.drop_errors
-    if not (twice or far < -limits.fall_errors) or fell < limits.drop_spread:
+    if not (twice or far < -limits.fall_errors) or fell < limits.drop_spread or now.excused:
         return None
     since = f"the held-out scorer fell {fell:.1f} sd since step {h.best.step}"
     sentence = (
@@ -83,6 +87,21 @@ def heldout_drop(h: History, limits: Limits) -> Finding | None:
 def _errors_above(e: Evidence) -> float:
     """The paired difference to the best in standard errors; 0 where there is none to compare."""
     return e.below_best / e.below_best_se if e.below_best_se > 0 else 0.0
+
+
+def doubtful(h: History, limits: Limits) -> Finding | None:
+    """More words are doubtful than before training, twice in a row."""
+    rises = [e.doubtful_rise for e in h.recent[-2:]]
+    errors = [e.doubtful_rise / e.doubtful_rise_se for e in h.recent[-2:] if e.doubtful_rise_se > 0]
+    if len(errors) < 2 or min(errors) < limits.doubtful_errors or min(rises) < limits.doubtful_rise:
+        return None
+    return Finding(
+        "doubtful",
+        f"{h.now.doubtful:.0%} of the words are doubtful, before training {h.first.doubtful:.0%}: "
+        "by the held-out scorer others of their class fit better; it may reward what is not there",
+        min(errors),
+        limits.doubtful_errors,
+    )
 
 
 def agreement(h: History, limits: Limits) -> Finding | None:
@@ -189,6 +208,7 @@ def kl_per_caption(h: History, limits: Limits) -> Finding | None:
 
 RULES: tuple[Rule, ...] = (
     heldout_drop,
+    doubtful,
     agreement,
     reward_agreement,
     distinct_2,
@@ -199,45 +219,6 @@ RULES: tuple[Rule, ...] = (
     unended,
     kl_per_caption,
 )
-
-
-class Judge:
-    """Takes in the evidence of each evaluation, gives the alarms that are new.
-
-    An alarm is given when its rule begins to hold, and again only after it has ceased to.
-    """
-
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self._history: History | None = None
-        self._active: set[str] = set()
-
-    def take(self, evidence: Evidence) -> list[Finding]:
-        """The alarms that this evaluation raises."""
-        self._history = h = _extended(self._history, evidence)
-        findings = [f for rule in RULES if (f := rule(h, self.limits)) is not None]
-        new = [finding for finding in findings if finding.name not in self._active]
-        self._active = {finding.name for finding in findings}
-        return new
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self._history and asdict(self._history), "active": sorted(self._active)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        parts = dict(state["history"] or {})
-        recent = tuple(Evidence(**e) for e in parts.pop("recent", ()))
-        named = {name: Evidence(**e) for name, e in parts.items()}
-        self._history = History(**named, recent=recent) if recent else None
-        self._active = set(state["active"])
-
-
-def _extended(history: History | None, e: Evidence) -> History:
-    """The history with one more evaluation."""
-    if history is None:
-        return History(e, e, (e,))
-    first = {k: v if v == v else getattr(e, k) for k, v in asdict(history.first).items()}
-    best = e if e.score > history.best.score else history.best
-    return History(Evidence(**first), best, (*history.recent, e)[-MEMORY:])
 
 
 def _ratio(now: float, before: float) -> float:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import TrainerCallback
@@ -19,9 +18,11 @@ from ..errors import ImageError
 from ..evaluation.statistics import number
 from ..files import append_text
 from . import evidence as signs
-from .alarm_rules import Finding, Judge
+from .alarm_judge import Judge
+from .alarm_rules import Finding
 from .evidence import Evidence
 from .heldout_monitor import HeldoutResult
+from .heldout_scores import HeldoutScores
 
 ALARMS_FILE = "alarms.jsonl"  # one object per alarm
 EVIDENCE_FILE = "evaluations.jsonl"  # one object per evaluation: what alarms are judged by
@@ -80,14 +81,14 @@ class Alarms(TrainerCallback):
         self.report, self.on_alarm = report, tuple(on_alarm)
         self.normalised, self.rewarded = normalised, rewarded
         self.judge, self._means = Judge(), Means()
-        self._best: tuple[float, dict[str, float]] | None = None  # its score, cosines by image
+        self._first = self._best = HeldoutScores()
         self._kept_step, self._raised = 0, False
 
     def take(self, result: HeldoutResult) -> None:
         """Judge an evaluation: log and write down its evidence, raise its alarms."""
         evidence = self._evidence(result)
-        if self._best is None or result.score > self._best[0]:
-            self._best = result.score, dict(zip(result.ids, result.cosines_N.tolist(), strict=True))
+        self._first = self._first if self._first.cosines else result.scores
+        self._best = max(self._best, result.scores, key=lambda scores: scores.score)
         self._kept_step = result.step if result.kept else self._kept_step
         for name, key in LOGGED.items():
             if (value := getattr(evidence, name)) == value:
@@ -107,14 +108,17 @@ class Alarms(TrainerCallback):
             receive(alarm)
 
     def _evidence(self, result: HeldoutResult) -> Evidence:
-        best = self._best[1] if self._best else {}
-        now = dict(zip(result.ids, result.cosines_N.tolist(), strict=True))
-        best_N = torch.tensor([best.get(i, now[i]) for i in now])  # fewer where files changed
-        difference, error = signs.paired_difference(result.cosines_N, best_N)
-        values = {
+        now = result.scores
+        best, first = (s if s.cosines else now for s in (self._best, self._first))
+        (below, below_se), (rise, rise_se) = now.lead(best), now.doubt_over(first)
+        values: dict[str, Any] = {
             "spread": result.cosines_N.std().item(),
-            "below_best": difference,
-            "below_best_se": error,
+            "below_best": below,
+            "below_best_se": below_se,
+            "excused": now.excused(best),
+            "doubtful": now.doubt(),
+            "doubtful_rise": rise,
+            "doubtful_rise_se": rise_se,
             "words": signs.mean_words(result.captions),
             "distinct_2": signs.distinct_2(result.captions),
             "repeated_3grams": signs.repeated_3grams(result.captions),
@@ -161,15 +165,14 @@ class Alarms(TrainerCallback):
             control.should_save = control.should_save or self.action == "stop"
 
     def state_dict(self) -> dict[str, Any]:
-        best = self._best and {"score": self._best[0], "cosines": self._best[1]}
         state = {"judge": self.judge.state_dict(), "means": self._means.state_dict()}
-        return {**state, "best": best, "kept_step": self._kept_step}
+        scores = {"first": asdict(self._first), "best": asdict(self._best)}
+        return {**state, **scores, "kept_step": self._kept_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.judge.load_state_dict(state["judge"])
         self._means.load_state_dict(state["means"])
-        best = state["best"]
-        self._best = (best["score"], best["cosines"]) if best else None
+        self._first, self._best = (HeldoutScores(**state[k]) for k in ("first", "best"))
         self._kept_step = state["kept_step"]
 
 

@@ -25,7 +25,9 @@ class Evidence:
 
     Of the greedy captions of the watched images: score and spread (mean and standard deviation of
     the held-out cosines over images), below_best (mean paired difference to the best evaluation
-    before) with its standard error, words, distinct_2, repeated_3grams. Of the rollouts since the
+    before) with its standard error, excused (fewer words are doubtful than there), doubtful (share
+    of the words that have an alternative), doubtful_rise (over the first evaluation) with its
+    standard error, words, distinct_2, repeated_3grams. Of the rollouts since the
     evaluation before, means: reward, reward_std, flat_groups, unended, entropy (nats per token),
     kl_per_caption (nats). Of the last rollout: agreement of reward and held-out scorer,
     reward_agreement of the content rewards with each other.
@@ -36,6 +38,10 @@ class Evidence:
     spread: float = nan
     below_best: float = nan
     below_best_se: float = nan
+    excused: bool = False
+    doubtful: float = nan
+    doubtful_rise: float = nan
+    doubtful_rise_se: float = nan
     words: float = nan
     distinct_2: float = nan
     repeated_3grams: float = nan
@@ -67,17 +73,6 @@ def repeated_3grams(captions: Sequence[str]) -> float:
     """Mean share of a caption's 3-grams (and doubled words) that it has said before."""
     share = Repetition(n=3).share
     return sum(map(share, captions)) / len(captions)
-
-
-def paired_difference(now_N: torch.Tensor, best_N: torch.Tensor) -> tuple[float, float]:
-    """Mean of now - best over the same images, and its standard error by the paired bootstrap.
-
-    Of a mean that error needs no drawing: over infinitely many resamples it is the deviation of the
-    differences (with N, not N - 1) by the root of N (Efron and Tibshirani 1993, chapter 5).
-    """
-    difference = (now_N - best_N).double()
-    error = difference.std(correction=0) / len(difference) ** 0.5
-    return difference.mean().item(), error.item()
 
 
 def mean_within(x_NG: np.ndarray, y_NG: np.ndarray) -> float:

@@ -1,8 +1,9 @@
 """Sweep of the learning rate: short full runs at three rates, and which of them to take.
 
 The rates are a third, the whole and three times the run's own. Each run is an ordinary one with its
-own directory, so a sweep that was stopped goes on where it was. They are compared by the held-out
-scorer on the images that no adapter was chosen by, image by image.
+own directory, so a sweep that was stopped goes on where it was. They are compared on images that no
+adapter was chosen by, image by image: by the held-out scorer or, under a dial, by the certainty of
+their captions, for a cosine falls where less is told, as the dial asks.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ STEPS = 100  # of each run, or as few as the run has
 FACTORS = (1 / 3, 1.0, 3.0)  # of the run's learning rate
 NOISE = 2.0  # standard errors within which two means are taken as equal
 LAST_STEPS = 10  # over which what is logged is averaged
+DIAL = "certainty"  # the reward that says what a dial asks for
 MAX_KL = 0.3  # nats per token, above which a policy has left the language of its base
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The outcome of one rate; before_N, after_N: held-out cosines of N images, base and best.
+    """The outcome of one rate; before_N, after_N: `measure` of N held-out images, base and best.
 
     words: mean of the captions before and after; unended, kl: means over the last steps, NaN where
     they were not logged.
@@ -47,6 +49,7 @@ class Trial:
     words: tuple[float, float]
     unended: float
     kl: float
+    measure: str = "held-out score"
 
 
 def sweep(run: Run, *, overwrite: bool = False) -> None:
@@ -98,13 +101,22 @@ def read_trial(run: Run) -> Trial:
     def words(side: str) -> float:
         return float(np.mean([len(row[side].split()) for row in captions]))
 
+    dial = bool(run.rewards.get(DIAL, {}).get("weight"))
+
+    def scores(side: str) -> np.ndarray:
+        if not dial:
+            return np.array([row[f"{side}_score"] for row in captions])
+        certainties = [row[f"{side}_rewards"][DIAL] for row in captions]
+        return np.array([c or 0.0 for c in certainties])  # where none judges, nothing is told
+
     return Trial(
         run.train["learning_rate"],
-        np.array([row["base_score"] for row in captions]),
-        np.array([row["trained_score"] for row in captions]),
+        scores("base"),
+        scores("trained"),
         (words("base"), words("trained")),
         unended=last("completions/clipped_ratio"),
         kl=last("kl"),
+        measure=DIAL if dial else Trial.measure,
     )
 
 
@@ -127,7 +139,7 @@ def choose(trials: Sequence[Trial]) -> tuple[Trial | None, str]:
     images = f"standard error over {len(best.after_N)} images, paired"
     if not better:
         return None, (
-            f"No rate improves the held-out score beyond noise: the best, {best.rate:g}, by "
+            f"No rate improves the {best.measure} beyond noise: the best, {best.rate:g}, by "
             f"{_pair(*gains[best.rate])} ({images}). Read the first run's audit and captions "
             f"before you train for longer."
         )
@@ -135,7 +147,7 @@ def choose(trials: Sequence[Trial]) -> tuple[Trial | None, str]:
     leads = {t.rate: mean_and_error(best.after_N - t.after_N) for t in better}
     taken = next(t for t in better if leads[t.rate][0] <= NOISE * leads[t.rate][1])
     text = (
-        f"Take train.learning_rate={taken.rate:g}: the held-out score rises by "
+        f"Take train.learning_rate={taken.rate:g}: the {best.measure} rises by "
         f"{_pair(*gains[taken.rate])} ({images})"
     )
     if taken is not best:
@@ -151,7 +163,7 @@ def alarms(trials: Sequence[Trial]) -> list[str]:
             text = f"KL {trial.kl:.2f} nats per token, above {MAX_KL}: far from the base's language"
             sentences.append(f"{trial.rate:g}: {text}.")
         if np.array_equal(trial.before_N, trial.after_N):
-            sentences.append(f"{trial.rate:g}: training changed no held-out score.")
+            sentences.append(f"{trial.rate:g}: training changed no {trial.measure}.")
     return sentences
 
 
@@ -185,7 +197,7 @@ def _refuse_other_settings(run: Run) -> None:
 
 def _print_trials(trials: Sequence[Trial], console: Console) -> None:
     """The table of the trials, alarms, and which rate to take."""
-    table = make_table("rate", "held-out score", "change", "words", "unended", "KL")
+    table = make_table("rate", trials[0].measure, "change", "words", "unended", "KL")
     for trial in trials:
         table.add_row(
             f"{trial.rate:g}",

@@ -156,7 +156,10 @@ class WandbLog(WandbSender):
         self.media.log_gallery("heldout/gallery", result.step, progress, gallery.pictures, texts)
         if result.step == 0:
             words = sum(len(c.split()) for c in result.captions) / len(result.captions)
-            self.media.log(0, {"heldout/score": result.score, "heldout/words": words})
+            start = {"heldout/score": result.score, "heldout/words": words}
+            if (doubt := result.scores.doubt()) == doubt:
+                start["heldout/doubtful"] = doubt
+            self.media.log(0, start)
 
     def _log_row(self, row: Mapping[str, Any]) -> None:
         step, record = row["step"], self.rollout()

@@ -11,6 +11,8 @@ from torch import Tensor, tensor
 
 from rewards import Scorer
 from rewards.lib.chunks import caption_cosines
+from rewards.lib.lexicon import Lexicon
+from rewards.lib.word_classes import WordClasses
 
 from ..algorithms.last_rollout import RolloutRecord
 from ..audit.judges import RunParts
@@ -48,6 +50,7 @@ def make_monitor(
         run.data.prompt,
         int(run.train["max_completion_length"]),
         parts.heldout,
+        WordClasses(Lexicon.learn(parts.bank.sample.captions)),
         components.processor,
         run.monitor.interval,
         run.monitor.keep,
