@@ -12,7 +12,7 @@ from vizer_rl.config import run_dir
 from vizer_rl.errors import UserError
 from vizer_rl.training import checkpoint, tracking
 
-from .test_evaluate import run
+from .evaluated_run import run
 
 pytestmark = pytest.mark.faults
 

@@ -26,7 +26,7 @@ from vizer_rl.scoring.reward import Reward
 from vizer_rl.training import score
 
 from ..hostile import CAPTIONS
-from .test_evaluate import held_out, run
+from .evaluated_run import held_out, run
 
 pytestmark = pytest.mark.faults
 

@@ -13,7 +13,7 @@ from vizer_rl.evaluation.caption_metrics import CaptionMetrics, Plan, plan
 from vizer_rl.evaluation.references import References, read_references
 from vizer_rl.training import caption_rewards
 
-from .test_evaluate import held_out, results, run  # noqa: F401
+from .evaluated_run import held_out, results, run  # noqa: F401
 
 IDS = ["val/a.jpg", "val/b.jpg", "COCO_val2014_000000000042.jpg"]
 COCO = {

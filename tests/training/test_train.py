@@ -20,7 +20,7 @@ from .test_metrics_page import check_page
 from .test_wandb_run import check_wandb
 
 LABEL_FREE = {"mean_length", "heldout_score", "retrieval_1", "retrieval_5", "visual_dependence"}
-LABEL_FREE |= {"repetition", "doubtful_rate"}
+LABEL_FREE |= {"repetition", "doubtful_rate", "doubtful_words"}
 EVAL = LABEL_FREE | {
     "fact_f1",
     "fact_precision",

@@ -184,7 +184,8 @@ def _judged(
     """The content of eval.json, but for its references, and the lines of captions.jsonl."""
     features_ND = torch.cat(list(features))
     truths = [subject.truth[image_id] for image_id in ids] if subject.truth else None
-    classes = WordClasses(Lexicon.learn(text for row in rows.values() for text in row.captions))
+    # controls teach no classes: what is doubtful in the others is so with them and without
+    classes = WordClasses(Lexicon.learn(rows["base"].captions + rows["trained"].captions))
     judged = {
         name: judge(scorer, features_ND, row.captions, row.dependence, classes)
         for name, row in rows.items()

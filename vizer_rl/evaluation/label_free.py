@@ -24,6 +24,7 @@ from rewards.repetition import Repetition
 
 from .before_after import Columns
 from .doubtful_words import DoubtfulWord, doubtful_words
+from .statistics import CorpusMetric, ratio
 
 NEGATIVES = 31  # images nearest to its own that a caption has to tell its own from
 RANKS = (1, 5)
@@ -49,6 +50,8 @@ def judge(
     dependence_N: as `visual_dependence` gives it. A single image has no look-alike: no retrieval.
     """
     doubtful = doubtful_words(encoder, features_ND, captions, classes)
+    pairs = zip(captions, doubtful, strict=True)
+    counts = [(len(words), len(classes.places(caption))) for caption, words in pairs]
     columns: Columns = {}
     if len(captions) > 1:
         ranks = retrieval_ranks(features_ND, Chunked(encoder, captions).vectors)
@@ -57,6 +60,7 @@ def judge(
         "repetition": np.array([Repetition().share(caption) for caption in captions]),
         "visual_dependence": np.array(dependence_N),
         "doubtful_rate": np.array([float(bool(words)) for words in doubtful]),
+        "doubtful_words": CorpusMetric(np.array(counts, np.float64), ratio),
     }
     return LabelFree(columns, doubtful)
 

@@ -35,6 +35,11 @@ class CorpusMetric:
 Column = np.ndarray | CorpusMetric  # (N,) one number per image, or sums over images
 
 
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """The first of two sums (…, 2) by the second; 0 where that is 0: nothing is hallucinated."""
+    return sums[..., 0] / np.maximum(sums[..., 1], 1)
+
+
 def difference(column: Column, other: Column) -> Column:
     """Column − other, paired image by image, of the same metric on the same images."""
     if isinstance(column, CorpusMetric) and isinstance(other, CorpusMetric):

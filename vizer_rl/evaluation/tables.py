@@ -34,6 +34,7 @@ LABELS = {
     "repetition": "repetition",
     "visual_dependence": "nats by image",
     "doubtful_rate": "doubtful",
+    "doubtful_words": "doubtful words",
     **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
     "rouge_l": "ROUGE-L",
     "cider_d": "CIDEr-D",

@@ -11,13 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..statistics import Column, CorpusMetric
+from ..statistics import Column, CorpusMetric, ratio
 from .coco_objects import mentions
-
-
-def ratio(sums: np.ndarray) -> np.ndarray:
-    """The first of two sums (…, 2) by the second; 0 where that is 0: nothing is hallucinated."""
-    return sums[..., 0] / np.maximum(sums[..., 1], 1)
 
 
 class Chair:

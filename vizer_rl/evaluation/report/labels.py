@@ -34,6 +34,9 @@ METRICS = {  # of eval.json, in the order of the page
         "visual dependence", 1, "Nats per word that the image adds over a blank one."
     ),
     "doubtful_rate": Label("doubtful", -1, "Share of captions with a doubtful word."),
+    "doubtful_words": Label(
+        "doubtful words", -1, "Share of the words, of those for which there is another."
+    ),
     "repetition": Label("repetition", -1, "Share of word groups that say something again."),
     "cider_d": Label("CIDEr-D", 1, "Agreement with the references; rare phrases count more."),
     **{
@@ -67,6 +70,7 @@ CURVES = {  # of metrics.jsonl; docs/metrics.md has them all
     "heldout/distinct_2": Label("distinct word pairs", 1, "Share, over all held-out captions."),
     "heldout/repeated_3grams": Label("repeated phrases", -1, "Share of three-word phrases."),
     "completions/mean_length": Label("length", 0, "Tokens of a sampled caption."),
+    "heldout/doubtful": Label("doubtful words, held-out", -1, "Share of words."),
     "heldout/words": Label("words, held-out", 0, "Words of the greedy held-out captions."),
     "entropy": Label("entropy", 0, "Nats per token; near 0 the policy says one thing only."),
     "kl": Label("KL to the reference", 0, "Nats per token."),

@@ -8,11 +8,10 @@ import numpy as np
 
 from ..statistics import Estimate, estimate
 from .formats import CaptionRow, Evaluation
+from .headline import box, headline, interval, level_of
 from .html import number, table, text
 from .labels import DIVERSITY, SIDES, Label, in_order, metric
 from .run_files import RunFiles
-
-LONGER = 0.1  # a change of length above this share has to be mentioned beside every other
 
 
 def result(runs: Sequence[RunFiles]) -> Iterator[str]:
@@ -22,61 +21,17 @@ def result(runs: Sequence[RunFiles]) -> Iterator[str]:
         return
     evaluation = runs[0].evaluation
     if evaluation is None:
-        yield _verdict(
+        yield box(
             "warn", "Not evaluated", ["What there is stands below; vizer-rl evaluate measures."]
         )
         return
     kind = "images" if runs[0].on_others else "held-out images"
-    yield from _one_verdict(evaluation, f"{evaluation.n_images} {kind}")
+    yield from headline(evaluation, f"{evaluation.n_images} {kind}")
     yield _before_after(evaluation)
     for note in evaluation.references.notes if evaluation.references else ():
         yield f"<p>{text(note)}</p>"
     yield from _controls(evaluation)
     yield from _details(evaluation)
-
-
-def _verdict(level: str, title: str, sentences: Sequence[str]) -> str:
-    body = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
-    return f'<div class="verdict {level}"><p class="title">{text(title)}</p>{body}</div>'
-
-
-def _one_verdict(evaluation: Evaluation, images: str) -> Iterator[str]:
-    if verdict := evaluation.verdict:
-        title = (
-            "Better than the best control" if verdict.better else "Not shown to beat the controls"
-        )
-        yield _verdict("pass" if verdict.better else "warn", title, verdict.sentences)
-        return
-    score, words = (evaluation.change.get(name) for name in ("heldout_score", "mean_length"))
-    sentences = []
-    level, title = "warn", f"Evaluated on {images}"
-    if score:
-        level = _level(score, 1)
-        title = {
-            "pass": "The held-out scorer prefers the trained captions",
-            "warn": "The held-out scorer shows no difference",
-            "fail": "The held-out scorer prefers the captions before training",
-        }[level]
-        sentences += [f"{_interval(score)} on {images}, 95\u00a0% interval."]
-    before = evaluation.base.get("mean_length", {"value": 0.0})["value"]
-    if words and before and abs(words["value"]) > LONGER * before:
-        times = (before + words["value"]) / before
-        sentences += [
-            f"Captions are {times:.1f} times as long as before; length alone moves many scores."
-        ]
-    yield _verdict(level, title, [*sentences, "Controls were not measured."])
-
-
-def _level(change: Estimate, better: int) -> str:
-    """pass or fail where the interval leaves 0 on one side, warn where it does not."""
-    if change["low"] <= 0 <= change["high"] or not better:
-        return "warn"
-    return "pass" if (change["value"] > 0) == (better > 0) else "fail"
-
-
-def _interval(change: Estimate) -> str:
-    low, high = number(change["low"], True), number(change["high"], True)
-    return f"{number(change['value'], True)} [{low}, {high}]"
 
 
 def _before_after(evaluation: Evaluation) -> str:
@@ -101,7 +56,7 @@ def _mean(value: Estimate | None) -> str:
 
 def _change(change: Estimate, label: Label) -> tuple[str, str]:
     """Two cells: an interval as a strip around 0; its numbers, and what it is in a word."""
-    level = _level(change, label.better)
+    level = level_of(change, label.better)
     word = {"pass": "better", "fail": "worse", "warn": "not shown" if label.better else ""}[level]
     if label.better == 0 and not change["low"] <= 0 <= change["high"]:
         word = "more" if change["value"] > 0 else "less"
@@ -209,12 +164,12 @@ def _several_verdict(
         score = columns.get("heldout_score")
         if score is None:
             sentence = f"{first.name} and {other.name} share {images} images with held-out scores."
-            yield _verdict("warn", f"{other.name} cannot be compared with {first.name}", [sentence])
+            yield box("warn", f"{other.name} cannot be compared with {first.name}", [sentence])
             continue
-        level = _level(score, 1)
+        level = level_of(score, 1)
         says = {"pass": "is better than", "fail": "is worse than", "warn": "is not told apart from"}
-        sentence = f"{_interval(score)} in held-out score, paired on {images} images."
-        yield _verdict(level, f"{other.name} {says[level]} {first.name}", [sentence])
+        sentence = f"{interval(score)} in held-out score, paired on {images} images."
+        yield box(level, f"{other.name} {says[level]} {first.name}", [sentence])
 
 
 def _paired(first: RunFiles, other: RunFiles) -> tuple[int, dict[str, Estimate]]:
