@@ -16,8 +16,9 @@ REWARDS = ("self_retrieval", "clip_similarity", "alignment", "repetition", "leng
 
 
 def alone(name: str) -> list[str]:
-    """Overrides that leave one reward."""
-    return [f"rewards.{name}.weight=1", *(f"rewards.{r}=null" for r in REWARDS if r != name)]
+    """Overrides that leave one reward, and no dial."""
+    removed = (f"rewards.{r}=null" for r in REWARDS if r != name)
+    return ["recipe=null", f"rewards.{name}.weight=1", *removed]
 
 
 RECIPES = {

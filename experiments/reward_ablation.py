@@ -32,13 +32,14 @@ AUDITED = "all"  # the run whose audit has all rewards
 def alone(name: str) -> list[str]:
     """Overrides that leave one content reward and the guards gate, repetition and length."""
     removed = [f"rewards.{r}=null" for r in DEFAULT if r in CONTENT and r != name]
-    return [*removed, f"rewards.{name}.weight=1", "rewards.gate.weight=0.3"]
+    return ["recipe=null", *removed, f"rewards.{name}.weight=1", "rewards.gate.weight=0.3"]
 
 
 def recipes() -> dict[str, list[str]]:
     """Name of a row to its overrides."""
     rows = {f"{name} alone": alone(name) for name in CONTENT}
-    rows |= {"default": []} | {f"default without {n}": [f"rewards.{n}=null"] for n in DEFAULT}
+    rows |= {"default": [], "default without certainty": ["recipe=null"]}
+    rows |= {f"default without {n}": [f"rewards.{n}=null"] for n in DEFAULT}
     added = [n for n in (*CONTENT, *GUARDS) if n not in (*DEFAULT, "random")]
     rows |= {f"default with {n}": [f"rewards.{n}.weight=0.3"] for n in added}
     return rows

@@ -19,7 +19,7 @@ def rewards(*overrides):
 
 
 def test_without_a_recipe_nothing_is_added():
-    run = load_run(FILE, ["profile=scenes"])
+    run = load_run(FILE, ["profile=scenes", "recipe=null"])
     assert run.recipe is None
     assert "certainty" not in run.rewards
     assert asks_for(run.recipe, run.rewards) == ""
@@ -27,14 +27,25 @@ def test_without_a_recipe_nothing_is_added():
 
 @pytest.mark.parametrize("recipe", DIAL)
 def test_a_recipe_adds_certainty_beside_the_rewards_of_the_file(recipe):
-    with_it, without = rewards(f"recipe={recipe}"), rewards()
+    with_it, without = rewards(f"recipe={recipe}"), rewards("recipe=null")
     assert with_it.pop("certainty")["at_least"] == DIAL[recipe]
     assert with_it == without
+
+
+@pytest.mark.parametrize("name", ["smolvlm.yaml", "qwen2vl.yaml"])
+def test_scenes_are_balanced_and_real_text_has_a_dial_where_it_is_asked_for(name):
+    settings = {"weight": 2.0, "at_least": DIAL["balanced"], "tagger": "lexicon"}
+    assert load_run(FILE.parent / name, ["profile=scenes"]).rewards["certainty"] == settings
+    full = ["profile=full", f"data.images={REPO / 'docs'}"]
+    assert "certainty" not in load_run(FILE.parent / name, full).rewards
+    run = load_run(FILE.parent / name, [*full, "recipe=balanced"])
+    assert run.rewards["certainty"] == settings | {"tagger": "builtin"}
 
 
 def test_the_file_may_have_it_and_an_override_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tree = yaml.safe_load(FILE.read_text()) | {"recipe": "faithful"}
+    del tree["profiles"]["scenes"]["recipe"]
     Path("run.yaml").write_text(yaml.safe_dump(tree))
     run = load_run(Path("run.yaml"), ["profile=scenes"])
     assert run.rewards["certainty"]["at_least"] == DIAL["faithful"]

@@ -85,6 +85,7 @@ def test_at_least_ten_set_ups_and_each_leaves_a_reward():
     assert len(audit_validity.SETUPS) >= 10
     overrides = audit_validity.only("clip_similarity")
     assert "rewards.self_retrieval=null" in overrides
+    assert "recipe=null" in overrides
     assert "rewards.clip_similarity=null" not in overrides
     assert "rewards.random.weight=1" in audit_validity.only("random")
 

@@ -3,32 +3,11 @@
 import json
 
 import numpy as np
-import pytest
 
 from experiments import compare_algorithms, main_result, reward_ablation, unended
 from experiments.runner import METRICS
 
-
-def estimates(value):
-    return {m: {"value": value, "low": value - 0.1, "high": value + 0.2} for m in METRICS}
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Writes the files of a run directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(name, **files):
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for stem, content in files.items():
-            if isinstance(content, list):
-                lines = "".join(json.dumps(line) + "\n" for line in content)
-                (folder / f"{stem}.jsonl").write_text(lines)
-            else:
-                (folder / f"{stem}.json").write_text(json.dumps(content))
-
-    return write
+from .conftest import estimates
 
 
 def test_main_result(write):
@@ -85,6 +64,7 @@ def test_reward_ablation_what_the_audit_says(write):
 def test_reward_ablation_has_each_reward_alone_left_out_and_added():
     recipes = reward_ablation.recipes()
     assert recipes["random alone"] == [
+        "recipe=null",
         "rewards.self_retrieval=null",
         "rewards.clip_similarity=null",
         "rewards.alignment=null",
@@ -92,9 +72,10 @@ def test_reward_ablation_has_each_reward_alone_left_out_and_added():
         "rewards.gate.weight=0.3",
     ]
     assert recipes["default"] == []
+    assert recipes["default without certainty"] == ["recipe=null"]
     assert recipes["default without length"] == ["rewards.length=null"]
     assert recipes["default with gate"] == ["rewards.gate.weight=0.3"]
-    assert len(recipes) == 18
+    assert len(recipes) == 19
 
 
 def test_compare_algorithms(write, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from experiments import trained_parts
 
-from .test_tables import estimates, write  # noqa: F401
+from .conftest import estimates
 
 
 def result(value, relation):
@@ -10,7 +10,7 @@ def result(value, relation):
     return {"base": estimates(0.2), "trained": estimates(value), "by_kind": kinds}
 
 
-def test_gains_are_those_of_pairs(write):  # noqa: F811
+def test_gains_are_those_of_pairs(write):
     steps = [{"time/step": 30}] * 4
     for seed, base, value in ((0, 0.5, 0.4), (1, 0.3, 0.5), (2, 0.9, None)):
         write(f"parts-smolvlm-default-{seed}", eval=result(base, 0.6), metrics=steps)

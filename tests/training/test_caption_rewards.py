@@ -59,7 +59,8 @@ def test_every_evaluation_of_a_run_has_its_rewards(command, capsys):
     page, lines = directory / "report.html", directory / "captions.jsonl"
     after_training = lines.read_bytes()
     rows = [json.loads(line) for line in after_training.splitlines()]
-    names = ["self_retrieval", "clip_similarity", "alignment", "repetition", "length", "ended"]
+    names = ["self_retrieval", "clip_similarity", "alignment", "repetition", "length"]
+    names += ["certainty", "ended"]
     for row in rows:
         assert list(row["base_rewards"]) == list(row["trained_rewards"]) == [*names, "sum"]
     assert len({row["base_rewards"]["self_retrieval"] for row in rows}) > 1

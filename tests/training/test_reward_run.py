@@ -50,6 +50,7 @@ def test_each_step_logs_what_every_reward_has_to_say_and_takes(command):
     directory = command("smolvlm", "told", "rewards.random.weight=0")
     result = rows(directory)
     names = ("self_retrieval", "clip_similarity", "alignment", "repetition", "length", "random")
+    names += ("certainty",)
     for row in result:
         for name in names:
             keys = [f"reward/{name}", f"reward/{name}/std", f"reward/{name}/share"]
@@ -76,7 +77,7 @@ def test_one_caption_is_scored_as_in_training(workplace, monkeypatch, capsys):
     assert table["clip_similarity"][-3:] == ["a", "red", "star"]
     assert table["repetition"] == ["0.3", "0.000", "0.000"]
     assert table["random"][2] == "0.000"
-    names = ("self_retrieval", "clip_similarity", "repetition", "length", "random")
+    names = ("self_retrieval", "clip_similarity", "repetition", "length", "random", "certainty")
     total = sum(float(table[name][2]) for name in names)
     assert float(table["sum"][0]) == pytest.approx(total, abs=0.003)
 
@@ -90,7 +91,7 @@ def test_a_caption_that_the_gate_refuses_is_marked_where_it_costs(workplace, mon
     assert cli.main(gated) == 0
     lines = capsys.readouterr().out.splitlines()
     marked = {line.split()[0] for line in lines if "not judged: the gate refuses" in line}
-    assert marked == {"self_retrieval", "clip_similarity"}
+    assert marked == {"self_retrieval", "clip_similarity", "certainty"}
 
 
 def test_a_bad_image_caption_or_run_file_is_one_sentence(workplace, monkeypatch, capsys):

@@ -38,7 +38,7 @@ def load_run(
     settings = merge(tree, overlays[profile])
     for key, _, text in pairs:
         problems += apply_override(settings, key, text) if key == "recipe" else []
-    add_recipe(settings)
+    add_recipe(settings, profile)
     for key, eq, text in pairs:
         if eq and key != "profile":
             problems += apply_override(settings, key, text)
