@@ -79,6 +79,16 @@ def test_truth_lies_beside_the_images_not_among_them(tmp_path):
     assert (images / "0000005.png").stat().st_mtime_ns == before
 
 
+def test_scenes_of_another_version_are_drawn_anew(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(draw, "NOISE", 2)
+        images = draw.write(tmp_path, 5, 2)
+    before = [path.read_bytes() for path in sorted(images.iterdir())]
+    draw.write(tmp_path, 5, 2)
+    after = [path.read_bytes() for path in sorted(images.iterdir())]
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
 def test_true_captions_are_true_and_whole_ones_complete(scenes):
     rng = np.random.default_rng(0)
     for scene in scenes[:200]:

@@ -36,7 +36,6 @@ RADIUS = {"small": (11, 15), "large": (14, 19)}  # pixels, inclusive; 14 and 15 
 INSIDE_RADIUS = (29, 31)  # the outer object of an "inside" scene, which must hold another
 BACKGROUNDS = ((236, 234, 228), (222, 230, 238), (228, 236, 222), (240, 228, 220), (205, 208, 214))
 NUMBERS = {2: "two", 3: "three"}
-# What makes sight graded: colours drift towards their neighbours, stripes are faint, pixels noisy.
 COLOUR_DRIFT, NOISE = 42, 9  # levels of 255: the most a channel moves; standard deviation
 STRIPE = (0.62, 0.94)  # of the colour in an object's stripes, the rest is white
 
@@ -234,16 +233,17 @@ def truth_of(images: Path) -> Path:
 def write(folder: Path, first: int, count: int) -> Path:
     """Draw scenes first … first+count-1 into `folder`/images, their truth into `folder`/truth.
 
-    Returns the images folder. Nothing is drawn where it holds `count` images already.
+    Returns the images folder, left as it is where number and first image are what would be drawn.
     """
     images = folder / "images"
-    truth = truth_of(images)
-    if len(list(images.glob("*.png"))) == count:
+    truth, stored = truth_of(images), sorted(images.glob("*.png"))
+    first_pixels = Image.open(stored[0]).convert("RGB").tobytes() if stored else b""
+    if len(stored) == count and first_pixels == render(sample(first)).tobytes():
         return images
     images.mkdir(parents=True, exist_ok=True)
     truth.parent.mkdir(exist_ok=True)
     scenes = {f"{seed:07d}.png": sample(seed) for seed in range(first, first + count)}
-    truths = {name: {**asdict(s), "caption": s.caption} for name, s in scenes.items()}
+    truths = {k: asdict(s) | {"caption": s.caption} for k, s in scenes.items()}
     truth.write_text(json.dumps(truths, indent=1))
     for name, scene in scenes.items():
         render(scene).save(images / name)
