@@ -46,9 +46,13 @@ def table(families: Sequence[str], seeds: Sequence[int]) -> str:
     """Medians over the seeds, and how many times faster."""
     rows = []
     for family in families:
+        folders = {
+            s: [runner.directory("seconds", family, side, s) for side in SIDES] for s in seeds
+        }
+        done = [s for s, pair in folders.items() if runner.finished(pair, TRUTH) == pair]
         medians = {}
-        for side in SIDES:
-            runs = [seconds(family, side, seed) for seed in seeds]
+        for side in SIDES if done else ():
+            runs = [seconds(family, side, seed) for seed in done]
             medians[side], steps, f1 = (median(column) for column in zip(*runs, strict=True))
             each = ", ".join(f"{spent:.0f}" for spent, *_ in runs)
             cells = [f"{medians[side]:.0f} ({each})", f"{steps:.0f}", f"{f1:.3f}"]

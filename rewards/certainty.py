@@ -5,7 +5,7 @@
 
 so that a word is worth saying where it is right with probability p or more: p is the dial. Classes
 (shapes, colours, numbers, relations, …) come from the base's own captions. A word that pays has to
-pay by sight too, with its class's probabilities over those with a blank image: what such pictures
+pay by sight too, by its odds over those on a blank image (lib/reliability): what such pictures
 are said to show anyway (co-occurrence) is sure, but not seen. Frozen, so that training cannot make
 the judge surer. A sum, not a mean: saying next to nothing scores 0, not high.
 Hacks and guards: the same fact twice counts once (lib/facts.py); "an image of" has no word of a
@@ -28,7 +28,7 @@ from rewards.lib.certain_words import CertainWords
 from rewards.lib.facts import repeated
 from rewards.lib.reliability import Reliability, fit_temperature, sight, sight_objection, tempered
 
-RATE = 0.85
+RATE = 0.9
 
 
 class Certainty:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import rewards
+from experiments.embedded.web import salient
 from rewards import Bank
 from rewards.lib.images import image_hash
 from vizer_rl.config.load import load_run
@@ -72,8 +73,9 @@ def bank(tmp_path_factory):
     run = load_run(REPO / "experiments/smolvlm.yaml", ["profile=scenes"])
     model, processor = load.load_policy("smolvlm", "embedded", dtype="float32")
     torch.manual_seed(0)
-    scenes = [draw.sample(3_000_000 + k) for k in range(COUNT)]
-    images = [draw.render(s) for s in scenes]
+    drawn = [draw.sample(3_000_000 + k) for k in range(COUNT)]
+    images = [draw.render(s) for s in drawn]
+    scenes = [salient(s) for s in drawn]  # told in the order in which these policies tell them
     message = captioner.caption(
         model, processor, images, run.data.prompt, max_new_tokens=32, temperature=1.0
     )

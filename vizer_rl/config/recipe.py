@@ -26,6 +26,8 @@ def asks_for(recipe: Recipe | None, rewards: dict[str, dict[str, Any]]) -> str:
     if not settings.get("weight"):
         return ""
     p = float(settings.get("at_least", DIAL["balanced"]))
+    if not 0.5 < p < 1:  # the reward refuses it
+        return ""
     name = f"recipe {recipe}" if recipe else "rewards.certainty"
     return (
         f"{name}: a word is to be said where the base is right about it with a probability of "
