@@ -81,6 +81,11 @@ def test_a_drop_with_fewer_doubtful_words_is_none():
     assert names(START, GOOD, *excused)[-2:] == [[], []]
 
 
+def test_shorter_captions_with_fewer_doubtful_words_are_no_drift_and_longer_ones_are():
+    rows = [later(20, words=4.0, excused=True), later(30, words=26.0, excused=True)]
+    assert names(START, GOOD, *rows)[2:] == [[], ["length"]]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "error", "raised"),
     [
@@ -138,7 +143,7 @@ def test_agreement_has_to_be_absent_three_times(sign, limit):
         ("distinct_2", {"distinct_2": 0.161}, {"distinct_2": 0.159}),  # .4 of .4
         ("repeated_3grams", {"repeated_3grams": 0.22}, {"repeated_3grams": 0.23}),
         ("entropy", {"entropy": 0.13}, {"entropy": 0.11}),  # .2 of .6
-        ("length", {"words": 5.1}, {"words": 4.9}),
+        ("length", {"words": 6.6}, {"words": 6.4}),
         ("length", {"words": 24.9}, {"words": 25.1}),
         ("unended", {"unended": 0.25}, {"unended": 0.26}),
         ("kl_per_caption", {"kl_per_caption": 20.0}, {"kl_per_caption": 20.1}),
