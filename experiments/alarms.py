@@ -3,11 +3,11 @@
     .venv/bin/python -m experiments.alarms [--only NAME …] [--family NAME] [--seeds 0 1 2] [--table]
     .venv/bin/python -m experiments.alarms --replay [LIMIT=NUMBER …]
 
-Trains what runs/ lacks, with alarms on warn, scores the adapter of every evaluation by the truth of
-held-out scenes, which no run reads, and prints the tables for experiments/README.md; --table only
-prints them. --replay judges what the runs have stored anew, with other limits (alarm_rules.py,
-Limits), and trains nothing. In time: at the evaluation at which F1 is first FALL below its best, or
-before. False: in a run that never fell.
+Trains what runs/ lacks (the runs of experiments.audit_validity), scores the adapter of every
+checkpoint by the truth of held-out scenes, which no run reads, and prints the tables for
+experiments/README.md; --table only prints them. --replay judges what the runs have stored anew,
+with other limits (alarm_rules.py, Limits), and trains nothing. In time: at the evaluation at which
+F1 is first FALL below its best, or before. False: in a run that never fell.
 """
 
 import json
@@ -25,8 +25,6 @@ from vizer_rl.training.alarm_rules import RULES, Limits
 from vizer_rl.training.evidence import Evidence
 
 FALL = 0.05  # of F1, below the best so far
-SCENES = 250
-INTERVAL = 10  # the default of monitor.interval: steps between two evaluations
 TRUTH = "f1.json"  # {step: F1}, the marker of a run that is done
 HEAD = ["set-up", "F1: base, best, last", "fell at", "first alarm", "at", "delay", "false"]
 Curve = dict[int, float]  # step to F1
@@ -53,20 +51,9 @@ class Outcome:
         return self.fell is None and self.alarm is not None
 
 
-def directory(family: str, name: str, seed: int) -> Path:
-    return runner.directory("alarms", family, name, seed)
-
-
 def train(trial: Trial, name: str) -> Path:
     """Train a set-up and score its adapters, unless that was done; the run directory."""
-    folder, setup = directory(trial.family, name, trial.seed), SETUPS[name]
-    if not runner.finished([folder], "eval.json"):
-        built = setup.build(trial) if setup.build else []
-        overrides = [f"train.max_steps={trial.steps}", "monitor.audit=false"]
-        overrides += [f"monitor.interval={INTERVAL}", f"data.heldout={SCENES}"]
-        overrides += [f"train.save_steps={INTERVAL}", f"train.save_total_limit={trial.steps}"]
-        overrides += [*setup.overrides, *built, *trial.overrides]
-        runner.train(trial.family, folder, trial.seed, overrides)
+    folder = trial.train(name)
     if not runner.finished([folder], TRUTH):
         f1 = {step: facts["fact_f1"] for step, facts in truth_curve(folder).items()}
         (folder / TRUTH).write_text(json.dumps(f1))
@@ -142,7 +129,7 @@ def tables(family: str, seeds: Sequence[int], limits: Limits | None = None) -> s
     """The table of set-ups, that of the rules, and the two numbers that they come to."""
     outcomes = {}
     for name in SETUPS:
-        folders = [directory(family, name, seed) for seed in seeds]
+        folders = [Trial(family, seed).directory(name) for seed in seeds]
         if folders := runner.finished(folders, TRUTH):
             outcomes[name] = [outcome(folder, limits) for folder in folders]
     runs = [o for seeds_of_one in outcomes.values() for o in seeds_of_one]

@@ -7,6 +7,7 @@ Audits and trains what runs/ lacks, through the real commands, one after the oth
 table for experiments/README.md; --table only prints it. The adapter after the last step is
 judged, not the one that the held-out scorer likes best: that choice saves many a bad reward. Poor
 scorers and bases are built when they are first needed, into data/audit_validity.
+experiments.alarms judges the alarms of the same runs.
 """
 
 import json
@@ -32,8 +33,9 @@ REWARDS = str(HERE / "audit_validity_rewards")
 BIASED, LONGER = f"{REWARDS}/biased.py", f"{REWARDS}/longer.py"
 DEFAULT = tuple(read_yaml(HERE / "smolvlm.yaml")["rewards"])  # qwen2vl.yaml has the same
 CONNECTOR = {"smolvlm": "model.connector", "qwen2vl": "model.visual.merger"}
+INTERVAL, MAX_STEPS = 10, 1000  # between two evaluations (monitor.interval's default); of any run
 MIN_CHANGE = 0.02  # F1; a change that is smaller, or whose interval holds 0, is none
-WEAK_STEPS, WEAK_SCENES = (155, 290), 20_000  # of scorer A, which ships after 1200 and 1500
+WEAK_STEPS, WEAK_SCENES = (155, 100), 20_000  # of scorer A, which ships after 800 and 380
 
 
 def only(*rewards: str) -> list[str]:
@@ -54,17 +56,31 @@ class Trial:
     def directory(self, name: str) -> Path:
         return runner.directory("foretell", self.family, name, self.seed)
 
-    def run(self, name: str) -> Path:
-        """Audit and train a set-up, unless that was done; the run directory, which holds both."""
-        folder, setup = self.directory(name), SETUPS[name]
-        if not runner.finished([folder], "eval.json", "audit.json"):
-            built = setup.build(self) if setup.build else []
-            overrides = [f"train.max_steps={self.steps}", *runner.LAST_ADAPTER]
-            overrides += [*setup.overrides, *built, *self.overrides]
-            runner.train(self.family, folder, self.seed, overrides)
-            # of the base, which training leaves as it was
-            runner.audit(self.family, folder, self.seed, overrides)
+    def train(self, name: str) -> Path:
+        """Train a set-up, unless that was done; its run directory, with a checkpoint an interval.
+
+        Alarms are on warn, and the adapter after the last step is the one that is evaluated.
+        """
+        folder = self.directory(name)
+        if not runner.finished([folder], "eval.json"):
+            runner.train(self.family, folder, self.seed, self._overrides(name))
         return folder
+
+    def run(self, name: str) -> Path:
+        """Train and audit a set-up, unless that was done; the run directory, which holds both."""
+        folder = self.train(name)
+        if not runner.finished([folder], "audit.json"):
+            # of the base, which training leaves as it was
+            runner.audit(self.family, folder, self.seed, self._overrides(name))
+        return folder
+
+    def _overrides(self, name: str) -> list[str]:
+        setup = SETUPS[name]
+        saved = (f"train.save_steps={INTERVAL}", f"train.save_total_limit={MAX_STEPS}")
+        watched = ("monitor.audit=false", f"monitor.interval={INTERVAL}", "monitor.keep=last")
+        built = setup.build(self) if setup.build else []
+        steps = f"train.max_steps={self.steps}"
+        return [steps, *watched, *saved, *setup.overrides, *built, *self.overrides]
 
 
 def weak_scorer(_: Trial) -> list[str]:
@@ -95,7 +111,7 @@ def sated_base(trial: Trial) -> list[str]:
     folder = BUILT / f"{trial.family}-sated-base-{trial.seed}"
     if not folder.exists():
         model, processor = base(trial.family)
-        trained = PeftModel.from_pretrained(model, str(trial.run("default") / "adapter"))
+        trained = PeftModel.from_pretrained(model, str(trial.train("default") / "adapter"))
         trained.merge_and_unload().save_pretrained(folder)
         processor.save_pretrained(folder)
     return [f"policy.model={folder}"]

@@ -47,14 +47,14 @@ def test_a_bad_reward_is_told_of_and_the_run_goes_on_or_ends(bad_run, capsys):
     whole = bad_run("alarm-warn")
     printed = " ".join(capsys.readouterr().out.split())
     alarms, evaluations = rows(whole, "alarms.jsonl"), rows(whole, "evaluations.jsonl")
-    assert [e["step"] for e in evaluations] == [0, 2, 4, 6, 8]
+    assert [e["step"] for e in evaluations] == [0, 1, 2, 3, 4, 6, 8]
     assert "heldout_drop" in {alarm["name"] for alarm in alarms}
     for alarm in alarms:
         assert alarm["action"] == "warn"
         assert f"alarm at step {alarm['step']}: {alarm['sentence']}" in printed
     metrics = rows(whole, "metrics.jsonl")
     assert len(metrics) == 8
-    assert metrics[3]["heldout/agreement"] == evaluations[2]["agreement"]
+    assert metrics[3]["heldout/agreement"] == evaluations[4]["agreement"]
 
     stopped, first = bad_run("alarm-stop", "monitor.on_alarm=stop"), alarms[0]["step"]
     assert [row["step"] for row in rows(stopped, "metrics.jsonl")] == list(range(1, first + 1))

@@ -9,7 +9,7 @@ import pytest
 from rewards.lib.word_classes import Place
 from vizer_rl.policy import captioner
 from vizer_rl.training import heldout_monitor
-from vizer_rl.training.heldout_monitor import HeldoutMonitor
+from vizer_rl.training.heldout_monitor import HeldoutMonitor, is_due
 
 from ..stubs import Stub
 
@@ -45,15 +45,30 @@ def test_each_evaluation_is_handed_on_with_its_step_captions_and_scores(tmp_path
         on_evaluation=[results.append],
     )
     assert monitor.evaluate(Model()) == pytest.approx(0.8)
-    for step in (10, 15, 20):
+    for step in (20, 25, 30):
         state = SimpleNamespace(global_step=step, max_steps=100, is_world_process_zero=True)
         monitor.on_step_end(None, state, None, model=Model())
-    assert [result.step for result in results] == [0, 10, 20]
+    assert [result.step for result in results] == [0, 20, 30]
     assert [result.kept for result in results] == [True, False, True]
     assert [result.score for result in results] == pytest.approx([0.8, 0.2, 0.6])
     assert results[0].ids == tuple("vwxyz")
     assert results[0].captions == ("a dog.",) * 4 + ("a cat.",)
     assert results[0].cosines_N.tolist() == [1.0] * 4 + [0.0]
+
+
+@pytest.mark.parametrize(
+    ("interval", "due"),
+    [
+        (0, [31]),
+        (1, [*range(1, 32)]),
+        (10, [5, 10, 15, 20, 30, 31]),
+        (15, [7, 15, 22, 30, 31]),
+        (50, [25, 31]),
+    ],
+)
+def test_evaluations_are_twice_as_frequent_over_the_first_two_intervals(interval, due):
+    states = [SimpleNamespace(global_step=step, max_steps=31) for step in range(1, 32)]
+    assert [s.global_step for s in states if is_due(s, interval)] == due
 
 
 class Classes:
