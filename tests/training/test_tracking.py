@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import wandb
 from rich.console import Console
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_callback import CallbackHandler, TrainerControl
 
 from vizer_rl.training import tracking, wandb_run
 
@@ -80,3 +82,36 @@ def test_one_row_per_step_under_the_names_others_read(tmp_path):
     assert "2/3" in shown
     assert "+0.500" in shown
     assert "held-out 0.125" in shown
+
+
+class FailingTracker(INTEGRATION_TO_CALLBACK["mlflow"]):
+    """Fails at its second log, as one whose server went away."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_log(self, args, state, control, **_):
+        self.steps.append(state.global_step)
+        if len(self.steps) == 2:
+            raise ConnectionError("no route to host\nand a trace")
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch):
+    monkeypatch.setitem(tracking.INTEGRATION_TO_CALLBACK, "mlflow", FailingTracker)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    tracker, steps, sentences = FailingTracker(), [], []
+    after = SimpleNamespace(
+        on_log=lambda args, state, control, **_: steps.append(state.global_step)
+    )
+    args = SimpleNamespace(report_to=["mlflow", "trackio"])
+    handler = CallbackHandler([], None, None, None, None)
+    handler.callbacks = [tracker, after]
+    tracking.guard_trackers(SimpleNamespace(args=args, callback_handler=handler), sentences.append)
+    assert args.report_to == ["trackio"], "TRL logs nothing to mlflow by itself"
+    for step in (1, 2, 3):
+        state = SimpleNamespace(global_step=step)
+        handler.call_event("on_log", args, state, TrainerControl(), logs={"loss": 0.0})
+    assert tracker.steps == [1, 2]
+    assert steps == [1, 2, 3], "those behind it get every event"
+    assert sentences == ["mlflow gets nothing more of this run, which goes on: no route to host"]

@@ -1,4 +1,4 @@
-"""Tracking of a run: metrics.jsonl, Weights & Biases, the progress bar."""
+"""Tracking of a run: metrics.jsonl, Weights & Biases and other trackers, the progress bar."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..files import append_text, read_json
 
@@ -55,6 +56,54 @@ def logged_in() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+class GuardedTracker:
+    """A tracker of transformers; where it fails, a sentence says so and it gets no more events.
+
+    A server that is away, a store that cannot be written: neither may end a run.
+    """
+
+    def __init__(self, name: str, callback: Any, args: Any, report: Callable[[str], object]):
+        """args: TRL's, whose `report_to` loses the name where the tracker fails."""
+        self.name, self.callback, self.args = name, callback, args
+        self.report, self.failed = report, False
+
+    def __getattr__(self, event: str) -> Any:
+        method = getattr(self.callback, event)
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if self.failed:
+                return None
+            try:
+                return method(*args, **kwargs)
+            except Exception as error:
+                self.failed = True
+                if self.name in self.args.report_to:
+                    self.args.report_to.remove(self.name)
+                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                self.report(f"{self.name} gets nothing more of this run, which goes on: {reason}")
+                return None
+
+        return guarded
+
+
+def guard_trackers(trainer: Any, report: Callable[[str], object]) -> None:
+    """Let each of `tracking.report_to` but W&B, which is ours, fail alone."""
+    args, handler = trainer.args, trainer.callback_handler
+    names = {INTEGRATION_TO_CALLBACK[name]: name for name in args.report_to}
+    handler.callbacks[:] = [
+        GuardedTracker(names[type(callback)], callback, args, report)
+        if type(callback) in names
+        else callback
+        for callback in handler.callbacks
+    ]
+    if "mlflow" in args.report_to:
+        # TRL reads it for times of its own functions alone, and would log them unguarded
+        args.report_to.remove("mlflow")
+        # its own are minutes for each request to a server that is away
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 class Recorder(TrainerCallback):

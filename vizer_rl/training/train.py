@@ -124,6 +124,7 @@ def _train(run: Run, args: Any, rewards: list[Any], images: ImageSets, begin: Be
             audit.short_audit(parts, console)
     with vllm_probe.server_named(args):
         trainer = assemble.make_trainer(run, components, args, train_images, console)
+    tracking.guard_trackers(trainer, report)
     learn = FAMILIES[run.family], run.policy.train.model_dump(), args.learning_rate
     print_parts(console, trainer.model, *learn)
     if args.use_vllm:
