@@ -158,9 +158,7 @@ def read_limits(words: Sequence[str]) -> Limits:
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, SETUPS)
-    parser.add_argument("--family", choices=runner.FAMILIES, default="smolvlm")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = runner.parser(__doc__, SETUPS, (0, 1, 2), "smolvlm")
     parser.add_argument("--replay", nargs="*", metavar="LIMIT=NUMBER", help="judge anew")
     flags = parser.parse_args()
     limits = None if flags.replay is None else read_limits(flags.replay)

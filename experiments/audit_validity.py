@@ -234,9 +234,7 @@ def table(trials: list[Trial]) -> str:
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, SETUPS)
-    parser.add_argument("--family", choices=runner.FAMILIES, default="smolvlm")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = runner.parser(__doc__, SETUPS, (0,), "smolvlm")
     flags = parser.parse_args()
     trials = [Trial(flags.family, seed) for seed in flags.seeds]
     for trial in [] if flags.table else trials:

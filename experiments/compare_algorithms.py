@@ -175,9 +175,7 @@ def table(prefix: str, family: str, seeds: list[int]) -> str:
 
 if __name__ == "__main__":
     rows = {runner.slug(row): row for row in ROWS}
-    parser = runner.parser(__doc__, rows)
-    parser.add_argument("--family", choices=runner.FAMILIES, help="one of them")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = runner.parser(__doc__, rows, (0, 1, 2), "all")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="of every run")
     parser.add_argument("--prefix", default="alg", help="of the runs' names; another with --set")
     flags = parser.parse_args()

@@ -76,8 +76,7 @@ def table(seeds: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, ROWS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = runner.parser(__doc__, ROWS, (0,))
     flags = parser.parse_args()
     for seed in [] if flags.table else flags.seeds:
         for row in flags.only or ROWS:

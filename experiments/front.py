@@ -159,9 +159,7 @@ def _panel(family: str, points: dict[str, tuple[float, float]], left: float) -> 
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, ROWS)
-    parser.add_argument("--family", choices=runner.FAMILIES, help="one of them")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = runner.parser(__doc__, ROWS, (0, 1, 2), "all")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the front as SVG")
     flags = parser.parse_args()
     families = [flags.family] if flags.family else runner.FAMILIES

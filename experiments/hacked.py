@@ -78,9 +78,7 @@ def table(families: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, ())
-    parser.add_argument("--family", choices=runner.FAMILIES, help="one of them")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = runner.parser(__doc__, (), (0, 1, 2), "all")
     flags = parser.parse_args()
     families = [flags.family] if flags.family else runner.FAMILIES
     for seed in [] if flags.table else flags.seeds:

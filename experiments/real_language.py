@@ -157,8 +157,7 @@ def table(seeds: Sequence[int]) -> str:
 
 if __name__ == "__main__":
     default = Budget()
-    parser = runner.parser(__doc__, ROWS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = runner.parser(__doc__, ROWS, (0,))
     parser.add_argument("--policy", action="store_true", help="compose the policy, no RL")
     parser.add_argument("--build", action="store_true", help="train our weights anew")
     parser.add_argument("--scenes", type=int, default=SCENES, help="to train them on")

@@ -100,9 +100,7 @@ def rl_table(family: str, seeds: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, recipes())
-    parser.add_argument("--family", choices=runner.FAMILIES, default="smolvlm")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = runner.parser(__doc__, recipes(), (0, 1, 2), "smolvlm")
     flags = parser.parse_args()
     if not flags.table:
         audit(flags.family)

@@ -7,7 +7,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -91,9 +91,20 @@ def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def parser(doc: str | None, rows: Iterable[str]) -> argparse.ArgumentParser:
-    """The flags of all tables: `--only` some rows, `--table`."""
+def parser(
+    doc: str | None, rows: Iterable[str], seeds: Sequence[int] = (), family: str | None = None
+) -> argparse.ArgumentParser:
+    """The flags of all tables: `--only` of some rows, `--table`; where there are seeds, `--seeds`.
+
+    family: the default of `--family`, which is not there where it is None; "all": each in turn.
+    """
     flags = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     flags.add_argument("--only", nargs="+", choices=[*rows], metavar="NAME", help="these alone")
     flags.add_argument("--table", action="store_true", help="only print what is there")
+    if seeds:
+        flags.add_argument("--seeds", type=int, nargs="+", default=[*seeds])
+    if family == "all":
+        flags.add_argument("--family", choices=FAMILIES, help="one of them")
+    elif family:
+        flags.add_argument("--family", choices=FAMILIES, default=family)
     return flags

@@ -71,9 +71,7 @@ def table(family: str, seeds: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, ROWS)
-    parser.add_argument("--family", choices=runner.FAMILIES, default="smolvlm")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = runner.parser(__doc__, ROWS, (0, 1, 2), "smolvlm")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of all rows")
     flags = parser.parse_args()
     for seed in () if flags.table else flags.seeds:

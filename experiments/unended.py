@@ -99,9 +99,7 @@ def unended_shares(runs: list[list[dict[str, float]]]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    parser = runner.parser(__doc__, rows("smolvlm") | rows("qwen2vl"))
-    parser.add_argument("--family", choices=runner.FAMILIES, default="smolvlm")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = runner.parser(__doc__, rows("smolvlm") | rows("qwen2vl"), (0,), "smolvlm")
     flags = parser.parse_args()
     for seed in [] if flags.table else flags.seeds:
         for row in flags.only or rows(flags.family):

@@ -99,13 +99,15 @@ def test_who_says_less_and_less_that_is_doubtful_is_kept(tmp_path, monkeypatch):
     )
     for step in (0, 10, 20):
         monitor.evaluate(Model(), step)
-    assert [x.tolist() for x in results[0].words] == [[1, 1], [2, 2]]
+    scores = results[0].scores
+    assert [[*x.values()] for x in (scores.doubtful, scores.judged)] == [[1, 1], [2, 2]]
     assert [value for name, value in metrics if name == "heldout/doubtful"] == [0.5, 0.0, 0.5]
     assert [result.score for result in results] == pytest.approx([0.8, 0.5, 0.8])
     assert [result.kept for result in results] == [True, True, True]
     monkeypatch.setattr(heldout_monitor, "DOUBTED", 1)  # the others' words are not exchanged
     monitor.evaluate(Model(), 30)
-    assert [x.tolist() for x in results[3].words] == [[1, 0], [2, 0]]
+    scores = results[3].scores
+    assert [[*x.values()] for x in (scores.doubtful, scores.judged)] == [[1, 0], [2, 0]]
 
 
 def test_the_monitors_score_reads_a_caption_to_its_end(tmp_path, monkeypatch):

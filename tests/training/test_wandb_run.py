@@ -16,6 +16,7 @@ from vizer_rl.algorithms.last_rollout import RolloutRecord
 from vizer_rl.training import wandb_log
 from vizer_rl.training.alarms import Alarm
 from vizer_rl.training.heldout_monitor import HeldoutResult
+from vizer_rl.training.heldout_scores import HeldoutScores
 from vizer_rl.training.rollout_table import flags, rollout_table
 from vizer_rl.training.wandb_media import LONGEST_SIDE, SENT, Budget, RunMedia, jpeg, sent_bytes
 
@@ -112,7 +113,8 @@ def record(**changes):
 
 def result(step, captions=("a cat", "a dog"), cosines=(0.25, 0.75)):
     score = sum(cosines) / 2
-    return HeldoutResult(step, ("p", "q"), captions, torch.tensor(cosines), score, True)
+    fields = step, ("p", "q"), captions, torch.tensor(cosines), score, True
+    return HeldoutResult(*fields, HeldoutScores())
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ class HeldoutResult:
     """An evaluation: the watched images, their greedy captions, how well they fit.
 
     step: steps of the policy so far, 0 before training; cosines_N: (N,) of the held-out scorer;
-    score: their mean; kept: whether this step's adapter is the one that is kept now; words: (N,)
-    doubtful ones and (N,) all that have an alternative.
+    score: their mean; kept: whether this step's adapter is the one that is kept now; scores: by
+    image, the doubtful words with them.
     """
 
     step: int
@@ -45,13 +45,7 @@ class HeldoutResult:
     cosines_N: Tensor
     score: float
     kept: bool
-    words: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def scores(self) -> HeldoutScores:
-        """By image; without words judged where none are."""
-        zeros = torch.zeros(len(self.ids), dtype=torch.long)
-        return HeldoutScores.by_image(self.ids, self.cosines_N, self.words or (zeros, zeros))
+    scores: HeldoutScores
 
 
 class HeldoutMonitor(TrainerCallback):
@@ -140,7 +134,7 @@ class HeldoutMonitor(TrainerCallback):
         if (doubt := scores.doubt()) == doubt:
             self.log_metric("heldout/doubtful", doubt)
         kept = self.keep == "last" or not self.best.clearly_above(scores)
-        return HeldoutResult(step, ids, tuple(captions), cosines_N, score, kept, words)
+        return HeldoutResult(step, ids, tuple(captions), cosines_N, score, kept, scores)
 
     def _leave_out_lost(self) -> None:
         """Go on with the images whose files are what they were; ImageError where none is."""
