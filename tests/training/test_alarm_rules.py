@@ -137,6 +137,18 @@ def test_agreement_has_to_be_absent_three_times(sign, limit):
     assert names(START, GOOD, *rows) == [[]] * 6
 
 
+def test_a_reward_that_clearly_opposes_the_held_out_scorer_is_told_of_at_the_first_evaluation():
+    judge = Judge()
+    assert [judge.take(e) for e in (START, GOOD)] == [[], []]
+    assert judge.take(later(20, agreement=-0.29, agreement_se=0.1)) == []
+    (finding,) = judge.take(later(30, agreement=-0.31, agreement_se=0.1))
+    assert finding.sentence == (
+        "the reward does not rank the captions of an image as the held-out scorer does (rank "
+        "correlation -0.31, standard error 0.10): it may reward what is not there"
+    )
+    assert (finding.value, finding.threshold) == (-0.31, pytest.approx(-0.3))
+
+
 @pytest.mark.parametrize(
     ("name", "inside", "outside"),
     [

@@ -24,6 +24,7 @@ class Limits:
     doubtful_errors: float = 2.0
     doubtful_rise: float = 0.03
     agreement: float = 0.0
+    agreement_errors: float = 3.0
     reward_agreement: float = -0.1
     distinct_2: float = 0.4
     repeated_3grams: float = 0.2
@@ -105,16 +106,21 @@ def doubtful(h: History, limits: Limits) -> Finding | None:
 
 
 def agreement(h: History, limits: Limits) -> Finding | None:
-    """Reward and held-out scorer do not rank the captions of an image alike, three times."""
-    values = [e.agreement for e in h.recent]
-    if len(values) < MEMORY or not all(value <= limits.agreement for value in values):
+    """Reward and held-out scorer do not rank captions of an image alike: thrice, or are opposed."""
+    values, now = [e.agreement for e in h.recent], h.now
+    opposed = now.agreement < -limits.agreement_errors * now.agreement_se  # not where one is NaN
+    absent = len(values) == MEMORY and all(value <= limits.agreement for value in values)
+    if not (opposed or absent):
         return None
+    measured = f"rank correlation {_signed(values)} at {MEMORY} evaluations"
+    if opposed:
+        measured = f"rank correlation {now.agreement:+.2f}, standard error {now.agreement_se:.2f}"
     return Finding(
         "agreement",
-        "the reward does not rank the captions of an image as the held-out scorer does (rank "
-        f"correlation {_signed(values)} at {MEMORY} evaluations): it may reward what is not there",
-        max(values),
-        limits.agreement,
+        "the reward does not rank the captions of an image as the held-out scorer does "
+        f"({measured}): it may reward what is not there",
+        now.agreement if opposed else max(values),
+        -limits.agreement_errors * now.agreement_se if opposed else limits.agreement,
     )
 
 

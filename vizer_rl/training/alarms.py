@@ -129,7 +129,7 @@ class Alarms(TrainerCallback):
             scored = signs.Scored(record, self.normalised)
             with suppress(ImageError):  # a file changed since it was sampled for: no agreement
                 cosines_N = self.heldout(record.image_ids, record.captions)
-                values["agreement"] = scored.agreement(cosines_N)
+                values["agreement"], values["agreement_se"] = scored.agreement(cosines_N)
             values["reward_agreement"] = scored.reward_agreement()
         return Evidence(result.step, result.score, **values)
 

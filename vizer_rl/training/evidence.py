@@ -17,6 +17,7 @@ from ..evaluation.statistics import within
 from ..scoring.aggregation import group_scores, penalties, weighted_sum
 
 SPREAD = 1e-6  # of a group's scores: what is smaller is none
+MIN_GROUPS = 4  # with an order, for the error of their mean correlation to mean anything
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Evidence:
     of the words that have an alternative), doubtful_rise (over the first evaluation) with its
     standard error, words, distinct_2, repeated_3grams. Of the rollouts since the
     evaluation before, means: reward, reward_std, flat_groups, unended, entropy (nats per token),
-    kl_per_caption (nats). Of the last rollout: agreement of reward and held-out scorer,
-    reward_agreement of the content rewards with each other.
+    kl_per_caption (nats). Of the last rollout: agreement of reward and held-out scorer with its
+    standard error over groups, reward_agreement of the content rewards with each other.
     """
 
     step: int
@@ -52,6 +53,7 @@ class Evidence:
     entropy: float = nan
     kl_per_caption: float = nan
     agreement: float = nan
+    agreement_se: float = nan
     reward_agreement: float = nan
 
 
@@ -75,11 +77,15 @@ def repeated_3grams(captions: Sequence[str]) -> float:
     return sum(map(share, captions)) / len(captions)
 
 
-def mean_within(x_NG: np.ndarray, y_NG: np.ndarray) -> float:
-    """Mean rank correlation within groups; NaN where no group has anything to order."""
+def mean_within(x_NG: np.ndarray, y_NG: np.ndarray) -> tuple[float, float]:
+    """Mean rank correlation within groups, its standard error over those that have an order.
+
+    NaN where no group has one, the error where fewer than MIN_GROUPS have.
+    """
     correlations = within(x_NG, y_NG)
     kept = correlations[~np.isnan(correlations)]
-    return float(kept.mean()) if len(kept) else nan
+    mean = float(kept.mean()) if len(kept) else nan
+    return mean, float(kept.std(ddof=1) / len(kept) ** 0.5) if len(kept) >= MIN_GROUPS else nan
 
 
 class Scored:
@@ -98,15 +104,15 @@ class Scored:
         spread_N = self.scores_NG.amax(1) - self.scores_NG.amin(1)
         return (spread_N < SPREAD).float().mean().item()
 
-    def agreement(self, heldout_N: torch.Tensor) -> float:
-        """Mean rank correlation, within groups, of the reward and held-out cosines (N,)."""
+    def agreement(self, heldout_N: torch.Tensor) -> tuple[float, float]:
+        """Mean rank correlation, within groups, of reward and held-out cosines (N,); its error."""
         return mean_within(self._grouped(self.scores_NG.flatten()), self._grouped(heldout_N))
 
     def reward_agreement(self) -> float:
         """The same of each two content rewards; NaN where there is no pair."""
         judges = [k for k, content in enumerate(self.record.content) if content]
         columns = [self._grouped(self.record.rewards_NK[:, k]) for k in judges]
-        values = [mean_within(x, y) for x, y in combinations(columns, 2)]
+        values = [mean_within(x, y)[0] for x, y in combinations(columns, 2)]
         kept = [value for value in values if value == value]
         return sum(kept) / len(kept) if kept else nan
 
