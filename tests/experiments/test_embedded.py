@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from experiments.embedded import quality, rows
+from experiments.embedded.muon import Muon, orthogonal
 from vizer_rl.assets import ASSETS, POLICIES
 from vizer_rl.evaluation.metrics.scene_facts.facts import score
 from vizer_rl.policy import load
@@ -96,3 +97,30 @@ def test_two_rewards_of_a_step_share_one_pass_over_the_captions(monkeypatch):
     other = scorer.text_features(["a blue circle", "a cross"])
     assert passes == [2, 2]
     assert torch.allclose(other[0], first[1], atol=1e-5)
+
+
+def test_muon_is_torchs_but_for_bfloat16s_rounding():
+    torch.manual_seed(0)
+    for shape in ((24, 16), (16, 24)):
+        ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+        settings = {"lr": 0.1, "weight_decay": 0.02}
+        optimizers = [
+            Muon([ours], **settings),
+            torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings),
+        ]
+        for _ in range(3):
+            gradient = torch.randn(shape)
+            before = ours.detach().clone()
+            for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+                parameter.grad = gradient.clone()
+                optimizer.step()
+            moved = (ours - before).norm()
+            assert (ours - theirs).norm() < 0.02 * moved, "bfloat16 has three digits"
+            with torch.no_grad():
+                theirs.copy_(ours)
+
+
+def test_muons_update_has_singular_values_near_one():
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(12, 30)))
+    assert 0.6 < values.min() <= values.max() < 1.3
