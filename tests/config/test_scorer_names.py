@@ -95,3 +95,11 @@ def test_the_licences_of_a_run_are_of_its_scorers_and_its_rewards_encoders():
         "ViT-H-14-quickgelu/dfn5b": "apple-amlr (research only)",
         "a/b": UNKNOWN,
     }
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "open_clip_config.json").touch()
+    (problem,) = scorer_problems(f"local-dir:{tmp_path}")
+    assert problem.startswith(f"'{tmp_path}' holds no weights (.safetensors, .bin, .pth)")
+    (tmp_path / "open_clip_pytorch_model.bin").touch()
+    assert not [*scorer_problems(f"local-dir:{tmp_path}")]

@@ -19,6 +19,7 @@ from .schema import TRACKERS, Scorer
 from .trained_parts import missing_bits
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+WEIGHTS = (".safetensors", ".bin", ".pth")  # that open_clip finds in a folder
 Overwrite = bool | str | None  # "finished": a run that came to its end
 EMBEDDED_SCORERS = [name.replace("scorer-", "embedded:") for name in SCORERS]
 
@@ -100,10 +101,13 @@ def model_problems(model: str, family: object) -> Iterator[str]:
 def scorer_problems(scorer: str) -> Iterator[str]:
     """Problems of the name of an image-text encoder."""
     kind, _, rest = scorer.partition(":")
+    folder = Path(rest).expanduser()
     if kind == "embedded" and scorer not in EMBEDDED_SCORERS:
         yield f"{scorer!r} is unknown; {nearest_allowed(scorer, EMBEDDED_SCORERS)}"
-    elif kind == "local-dir" and not (Path(rest).expanduser() / "open_clip_config.json").is_file():
+    elif kind == "local-dir" and not (folder / "open_clip_config.json").is_file():
         yield f"'{rest}' is no folder with an open_clip_config.json"
+    elif kind == "local-dir" and not any(p.suffix in WEIGHTS for p in folder.iterdir()):
+        yield f"'{rest}' holds no weights ({', '.join(WEIGHTS)}): open_clip would draw random ones"
     elif kind not in ("embedded", "local-dir"):
         yield from _open_clip_problems(scorer)
 
