@@ -171,7 +171,7 @@ def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch
     assert cli.main(["evaluate", "--run", "runs/x"]) == 0
     assert calls == [
         (Path("runs/x"), ["a.png", "b.png"]),
-        (Path("runs/x"), None, (), (), None, "rewards"),
+        (Path("runs/x"), None, (), (), None, (), "rewards"),
     ]
 
 

@@ -103,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "captions or COCO instances of the held-out images: json, jsonl, csv or txt"
     evaluate.add_argument("--references", nargs="+", type=Path, metavar="FILE", help=text)
     evaluate.add_argument("--metrics", nargs="+", metavar="NAME", help="these alone: cider_d, …")
+    text = "further held-out scorers, whose scores stand beside the run's own"
+    evaluate.add_argument("--heldout", nargs="+", metavar="NAME", help=text)
     _add_train(train)
     for sub, flag, metavar, text in (
         (evaluate, "--images", "SOURCE", "other images than held-out ones: folder, file, pattern"),

@@ -185,7 +185,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
         judged["rewards"] = judge_anew
     metrics = args.references or (), args.metrics or (), args.clip
-    evaluate(directory, args.images, *metrics, **judged)
+    evaluate(directory, args.images, *metrics, args.heldout or (), **judged)
 
 
 def _export(args: argparse.Namespace) -> None:

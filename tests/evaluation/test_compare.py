@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,6 +184,54 @@ def test_scores_of_two_scorers_are_not_compared(write, scenes):
     result = comparison(runs)
     assert "they differ: embedded:b (b), embedded:a (a)" in result["sentences"][0]
     assert not {"heldout_score", "doubtful_rate"} & set(result["metrics"])
+
+
+def test_a_scorer_that_judged_both_is_compared_under_its_name(write, scenes, capsys):
+    """B is held out of one run and a further scorer of the other; C of both."""
+    third = dict.fromkeys(scenes.ids, 0.5)
+
+    def judged(by, trained):
+        same = {f"base_score:{by}": third}
+        return same | {f"trained_score:{by}": dict.fromkeys(scenes.ids, trained)}
+
+    captions = true_captions(scenes)
+    write("b", captions, [0.3] * COUNT, **judged("C/c", 0.6))
+    more = judged("C/c", 0.7) | judged("embedded:b", 0.2)
+    write("a", captions, [0.9] * COUNT, scorer="embedded:a", **more)
+    assert cli.main(["compare", "--run", "b", "--run", "a"]) == 0
+    printed = capsys.readouterr().out
+    assert "held-out 2: held-out score by embedded:b." in printed
+    assert "held-out 3: held-out score by C/c." in printed
+    result = comparison([Path("runs/b"), Path("runs/a")])
+    (sentence,) = result["sentences"]
+    start = "Not compared: doubtful words, for the runs' held-out scorers differ: embedded:b (b)"
+    assert sentence.startswith(start)
+    keys = [metric for metric in result["metrics"] if metric.startswith("heldout_score")]
+    assert keys == ["heldout_score:embedded:b", "heldout_score:C/c"]
+    for key, value in zip(keys, (0.2 - 0.3, 0.7 - 0.6), strict=True):
+        cell = result["metrics"][key]["a"]
+        assert [*cell["difference"].values()] == pytest.approx([value] * 3)
+        assert cell["p"] is None
+
+
+def test_what_one_run_has_no_score_of_is_named_and_the_rest_compared(write, scenes):
+    good, vague = two(write, scenes)
+    lines = [json.loads(line) for line in (vague / "captions.jsonl").open()]
+    for line in lines:
+        for key in ("base_score", "trained_score", "base_doubtful", "trained_doubtful"):
+            line.pop(key)
+    (vague / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = comparison([good, vague])
+    assert result["sentences"] == [
+        "Not compared: held-out score, for there is none of vague.",
+        "Not compared: doubtful, for there is none of vague.",
+    ]
+    assert not {"heldout_score", "doubtful_rate"} & set(result["metrics"])
+    assert result["metrics"]["fact_f1"]["vague"]["p"] == pytest.approx(2 * 2 / 2001)
+    lines[3]["trained_score:C/c"] = "high"
+    (vague / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=r"line 4: .*trained_score:C/c: 'high' is no number"):
+        comparison([good, vague])
 
 
 def test_the_table_has_80_columns(write, scenes, capsys):

@@ -93,12 +93,6 @@ def test_config_yaml_of_other_values(old, new, says, run, capsys):
         assert says in refused(words, capsys)
 
 
-def test_a_scorer_that_there_is_not(run, capsys):
-    path = run.directory / "config.yaml"
-    path.write_text(path.read_text().replace("heldout: embedded:b", "heldout: embedded:z"))
-    assert "held-out scorer of run" in refused(commands(run)[0], capsys)
-
-
 @pytest.mark.parametrize("content", WRONG)
 def test_truth_of_scenes(content, run, capsys):
     run.truth.write_bytes(content)

@@ -15,7 +15,9 @@ def shown(**change):
         for name, numbers in change.items()
     }
     base = {"mean_length": {"value": 6.0}}
-    (html,) = headline(SimpleNamespace(verdict=None, change=estimates, base=base), "500 images")
+    (html,) = headline(
+        SimpleNamespace(verdict=None, change=estimates, base=base, controls={}), "500 images"
+    )
     return html
 
 

@@ -56,8 +56,5 @@ def policy_licence(run: Run) -> str:
 
 def scorer_licences(run: Run) -> dict[str, str]:
     """{name: licence} of a run's scorers and of the encoders that its rewards name."""
-    names = [run.scorer.train, run.scorer.heldout]
-    for settings in run.rewards.values():
-        encoders = (settings.get("encoder"), settings.get("neighbours"))
-        names += [name for name in encoders if isinstance(name, str) and name != "policy"]
+    names = (run.scorer.train, run.scorer.heldout, *run.reward_scorers)
     return {name: scorer_licence(name) for name in names}

@@ -224,6 +224,13 @@ class Run(Section):
         """Where the run is written."""
         return Path("runs") / self.name
 
+    @property
+    def reward_scorers(self) -> list[str]:
+        """Names of the image-text models that rewards use: the training scorer, and their own."""
+        own = [s.get(key) for s in self.rewards.values() for key in ("encoder", "neighbours")]
+        names = [name for name in own if isinstance(name, str) and name != "policy"]
+        return [self.scorer.train, *names]
+
     def to_yaml(self) -> str:
         """The run file from which `load_run` makes an equal Run, on any machine."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)

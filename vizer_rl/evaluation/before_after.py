@@ -14,6 +14,22 @@ from .statistics import Column, difference, estimates
 
 Truths = Sequence[Mapping[str, Any]] | None  # of drawn scenes
 Columns = dict[str, Column]  # by metric
+HELDOUT = "heldout_score"  # of the run's held-out scorer; of another one HELDOUT:NAME
+
+
+def heldout_metric(scorer: str) -> str:
+    """The metric that is the held-out score of a further scorer."""
+    return f"{HELDOUT}:{scorer}"
+
+
+def further_scorer(metric: str) -> str:
+    """The further held-out scorer of a metric; "" where it is none's."""
+    return metric.removeprefix(f"{HELDOUT}:") if metric.startswith(f"{HELDOUT}:") else ""
+
+
+def score_key(metric: str) -> str:
+    """What a held-out score is called in captions.jsonl: "score", or "score:NAME"."""
+    return metric.removeprefix("heldout_")
 
 
 @dataclass(frozen=True)
@@ -27,18 +43,22 @@ class Pair:
     trained_cosine: float = math.nan
 
 
-def columns_of(captions: Sequence[str], cosines: Sequence[float], truths: Truths) -> Columns:
-    """The metrics of N captions (N,) each: of their facts where there is truth, words, cosine."""
+def columns_of(
+    captions: Sequence[str], cosines: Mapping[str, Sequence[float]], truths: Truths
+) -> Columns:
+    """The metrics of N captions (N,) each: of their facts where there is truth, words, cosines.
+
+    cosines: by metric, HELDOUT or `heldout_metric`, those of each held-out scorer.
+    """
     columns: Columns = {**(scene_facts.columns(captions, truths) if truths else {})}
     columns["mean_length"] = np.array([len(text.split()) for text in captions], float)
-    columns["heldout_score"] = np.array(cosines, float)
-    return columns
+    return columns | {metric: np.array(values, float) for metric, values in cosines.items()}
 
 
 def summary(pairs: Sequence[Pair], truths: Truths = None) -> dict[str, Any]:
     """`before_after` of pairs, with the metrics that `columns_of` gives."""
-    base = [p.base for p in pairs], [p.base_cosine for p in pairs]
-    trained = [p.trained for p in pairs], [p.trained_cosine for p in pairs]
+    base = [p.base for p in pairs], {HELDOUT: [p.base_cosine for p in pairs]}
+    trained = [p.trained for p in pairs], {HELDOUT: [p.trained_cosine for p in pairs]}
     sides = {"base": base, "trained": trained}
     columns = {side: columns_of(*row, truths) for side, row in sides.items()}
     return before_after(columns, {side: texts for side, (texts, _) in sides.items()}, truths)

@@ -6,7 +6,7 @@ A metric of images that some lack references for is over those that have them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,34 @@ from .statistics import Column, CorpusMetric
 ON_TOKENS = ("bleu", "rouge_l", "cider_d", "meteor", "spice")
 NAMES = (*ON_TOKENS, "clip_score", "ref_clip_score", "chair", "retrieval", "bert_score")
 WITHOUT_REFERENCES = ("clip_score", "retrieval")
+BY_CLIP = ("clip_score", "ref_clip_score", "retrieval")
 OFF = ("bert_score",)  # unless named: it downloads a model
 Metric = Callable[[list[str]], Mapping[str, Column]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The references, the metrics that can be computed, and why others are left out."""
+    """The references, the metrics that can be computed, and why others are left out.
+
+    named: the user named the metrics.
+    """
 
     references: References
     names: list[str]
     left_out: list[str]
+    named: bool = False
 
-    def record(self, scorer: str) -> dict[str, Any]:
+    def without_clip(self) -> Plan:
+        """What of it needs no image-text model; UserError where one that does was named."""
+        why = "the run's held-out scorer cannot be loaded (--clip names another model)"
+        by_clip = [name for name in self.names if name in BY_CLIP]
+        if by_clip and self.named:
+            raise UserError(f"metric '{by_clip[0]}' cannot be computed: {why}")
+        names = [name for name in self.names if name not in BY_CLIP]
+        left_out = [f"{name} is left out: {why}." for name in by_clip]
+        return replace(self, names=names, left_out=self.left_out + left_out)
+
+    def record(self, scorer: str | None) -> dict[str, Any]:
         """What eval.json keeps of it; scorer: the model behind CLIPScore and R@k."""
         references = self.references
         return {
@@ -79,7 +94,7 @@ def plan(files: Sequence[Path], names: Sequence[str], images: ImageFolder) -> Pl
             left_out.append(f"{name} is left out: {reason}.")
         else:
             chosen.append(name)
-    return Plan(references, chosen, left_out)
+    return Plan(references, chosen, left_out, bool(names))
 
 
 def _obstacle(name: str, references: References) -> str:
@@ -97,9 +112,9 @@ class CaptionMetrics:
     """The metrics of a plan on images; called with their captions, one side after another."""
 
     def __init__(
-        self, plan: Plan, images: ImageFolder, ids: Sequence[str], scorer: Encoder
+        self, plan: Plan, images: ImageFolder, ids: Sequence[str], scorer: Encoder | None
     ) -> None:
-        """ids: the images that are captioned, in the captions' order."""
+        """ids: the images that are captioned, in the captions' order; scorer: of BY_CLIP."""
         with_captions = [
             row for row, image_id in enumerate(ids) if image_id in plan.references.captions
         ]
@@ -107,20 +122,22 @@ class CaptionMetrics:
             row for row, image_id in enumerate(ids) if image_id in plan.references.objects
         ]
         references = [plan.references.captions[ids[row]] for row in with_captions]
-        features_ND = scorer.image_features(ids, LazyImages(images.load, ids))
+        features_ND = torch.zeros(0)
+        if scorer is not None:
+            features_ND = scorer.image_features(ids, LazyImages(images.load, ids))
         self.metrics = list[tuple[list[int], Metric]]()
         if on_tokens := [name for name in plan.names if name in ON_TOKENS]:
             self.metrics.append((with_captions, _OnTokens(on_tokens, references)))
-        if "clip_score" in plan.names:
+        if scorer is not None and "clip_score" in plan.names:
             self.metrics.append(([*range(len(ids))], _Clip(scorer, features_ND)))
-        if "ref_clip_score" in plan.names and references:
+        if scorer is not None and "ref_clip_score" in plan.names and references:
             metric = _RefClip(scorer, features_ND[with_captions], references)
             self.metrics.append((with_captions, metric))
         if "chair" in plan.names:
             objects = [plan.references.objects[ids[row]] for row in with_objects]
             captions = [plan.references.captions.get(ids[row], []) for row in with_objects]
             self.metrics.append((with_objects, Chair(objects, captions)))
-        if "retrieval" in plan.names:
+        if scorer is not None and "retrieval" in plan.names:
             self.metrics.append(([*range(len(ids))], _Retrieval(scorer, features_ND)))
         if "bert_score" in plan.names:
             self.metrics.append((with_captions, _Bert(references)))

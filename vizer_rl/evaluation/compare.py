@@ -16,7 +16,7 @@ from rich.table import Table
 
 from rewards.repetition import Repetition
 
-from .before_after import Columns, columns_of
+from .before_after import HELDOUT, Columns, columns_of, further_scorer, heldout_metric
 from .evaluated_runs import EvaluatedRun, read_runs, shared_images
 from .metrics.bleu import Bleu
 from .metrics.cider import CiderD
@@ -24,11 +24,19 @@ from .metrics.ptb import tokenize
 from .metrics.rouge_l import rouge_l
 from .metrics.scene_facts import read_truth
 from .statistics import Column, difference, estimates, holm, p_value
-from .tables import LABELS, PlainConsole, interval_text, make_table, number_text
+from .tables import (
+    PlainConsole,
+    interval_text,
+    make_table,
+    number_text,
+    print_scorers,
+    row_titles,
+    title,
+)
 
 HEADLINE = ("fact_f1", "hallucination_rate", "cider_d", "heldout_score", "doubtful_rate")
-BY_SCORER = ("heldout_score", "doubtful_rate")  # not to be compared under different scorers
 ORDER = ("fact_f1", "cider_d", "heldout_score", "mean_length")  # the first there is orders images
+OF_SCORERS = "what the held-out scorers say, for they"  # differ
 EXAMPLES = 4
 BASE = "base"  # the row before training, where it is the same in all runs
 
@@ -47,14 +55,7 @@ def comparison(directories: Sequence[Path]) -> dict[str, Any]:
     runs = read_runs(directories)
     ids, sentences = shared_images(runs)
     columns = _columns(runs, ids)
-    if len({run.scorer for run in runs}) > 1:
-        scorers = ", ".join(f"{run.scorer} ({run.name})" for run in runs)
-        sentences.append(
-            f"Not compared: what the held-out scorers say, for they differ: {scorers}."
-        )
-        for own in columns.values():
-            for metric in BY_SCORER:
-                own.pop(metric, None)
+    sentences += _same_metrics(columns, runs)
     by = next(metric for metric in ORDER if metric in columns[runs[0].name])
     return {
         "runs": [run.name for run in runs],
@@ -66,27 +67,58 @@ def comparison(directories: Sequence[Path]) -> dict[str, Any]:
     }
 
 
+def _same_metrics(columns: Mapping[str, Columns], runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Drop from all rows what one lacks, or has by another scorer; sentences on what is dropped."""
+    scorers, sentences = {run.name: run.scorer for run in runs}, list[str]()
+    by_scorer = {heldout_metric(scorer) for scorer in scorers.values()} | {"doubtful_rate"}
+    differ = len({*scorers.values()}) > 1
+    shared = {m for m in columns[runs[0].name] if all(m in own for own in columns.values())}
+    if differ:
+        shared.discard("doubtful_rate")
+        common = any(further_scorer(metric) for metric in shared)
+        what = "doubtful words, for the runs' held-out scorers" if common else OF_SCORERS
+        names = ", ".join(f"{scorer} ({run})" for run, scorer in scorers.items())
+        sentences.append(f"Not compared: {what} differ: {names}.")
+    for metric in dict.fromkeys(m for own in columns.values() for m in own if m not in shared):
+        lacking = ", ".join(run for run in scorers if metric not in columns[run])
+        if not (differ and metric in by_scorer):
+            sentences.append(f"Not compared: {title(metric)}, for there is none of {lacking}.")
+        for own in columns.values():
+            own.pop(metric, None)
+    return sentences
+
+
 def _columns(runs: Sequence[EvaluatedRun], ids: Sequence[str]) -> dict[str, Columns]:
-    """The metrics of each row; all rows have the same."""
+    """The metrics of each row, scorers by their names where the runs' own differ."""
     truth = next((run.truth for run in runs if run.truth), None)
     truths = [*read_truth(truth, ids, "held-out").values()] if truth else None
     references = [next((r for run in runs if (r := run.lines[i].references)), []) for i in ids]
     sides = {run.name: (run, "trained") for run in runs}
     if len({tuple(run.lines[i].base for i in ids) for run in runs}) == 1:
         sides.setdefault(BASE, (runs[0], "base"))
-    judged = all(run.lines[i].trained_doubtful is not None for run in runs for i in ids)
+    differ = len({run.scorer for run in runs}) > 1
     columns = dict[str, Columns]()
     for row, (run, side) in sides.items():
         captions: list[str] = [getattr(run.lines[i], side) for i in ids]
-        scores = [getattr(run.lines[i], f"{side}_score") for i in ids]
-        columns[row] = {**columns_of(captions, scores, truths)}
+        cosines = {
+            HELDOUT if scorer == run.scorer and not differ else heldout_metric(scorer): values
+            for scorer, values in _cosines(run, ids, side).items()
+        }
+        columns[row] = {**columns_of(captions, cosines, truths)}
         columns[row]["repetition"] = np.array([Repetition().share(text) for text in captions])
-        if judged:
-            doubtful = [getattr(run.lines[i], f"{side}_doubtful") for i in ids]
+        doubtful = [getattr(run.lines[i], f"{side}_doubtful") for i in ids]
+        if None not in doubtful:
             columns[row]["doubtful_rate"] = np.array([float(bool(words)) for words in doubtful])
         if all(references):
             columns[row] |= _on_references(captions, references)
     return columns
+
+
+def _cosines(run: EvaluatedRun, ids: Sequence[str], side: str) -> dict[str, list[float]]:
+    """The held-out scores of a side by scorer, of those that judged all these images."""
+    lines = [run.lines[image_id].cosines(side, run.scorer) for image_id in ids]
+    scorers = (scorer for scorer in lines[0] if all(scorer in line for line in lines))
+    return {scorer: [line[scorer] for line in lines] for scorer in scorers}
 
 
 def _on_references(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Columns:
@@ -154,24 +186,25 @@ def _print(console: Console, result: Mapping[str, Any]) -> None:
         console.print(sentence, soft_wrap=True)
     console.print(f"\nOn the {result['images']} images that all were evaluated on (mean, 95 %")
     console.print(f"bootstrap interval); differences are from {first}, image by image:")
-    table = make_table("", "run", "mean", "difference", "p")
+    table, titles = make_table("", "run", "mean", "difference", "p"), row_titles(result["metrics"])
     for metric, rows in result["metrics"].items():
         for row, cell in rows.items():
             change, p = cell["difference"], cell["p"]
             table.add_row(
-                LABELS[metric] if row == first else "",
+                titles[metric] if row == first else "",
                 row,
                 interval_text(cell["mean"], metric),
                 interval_text(change, metric, "change") if change else "",
                 "" if p is None else f"{p:.3f}".lstrip("0"),
             )
     console.print(table)
+    print_scorers(console, titles)
     tests = len(others) * sum(metric in HEADLINE for metric in result["metrics"])
     console.print(f"p: of the headline metrics, after Holm over these {tests} tests.")
     if not result["examples"]:
         console.print("\nThe runs do not differ on any image.")
         return
-    console.print(f"\nThe images they differ most on, by {LABELS[result['by']]}:")
+    console.print(f"\nThe images they differ most on, by {title(result['by'])}:")
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(3):
         grid.add_column(overflow="fold")

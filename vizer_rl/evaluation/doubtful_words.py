@@ -18,6 +18,7 @@ from rewards.lib.chunks import Chunked
 from rewards.lib.word_classes import Place, WordClasses
 
 CHUNK = 64  # captions whose swaps are encoded together
+MIN_JUDGED = 0.5  # of the other's words: who says next to nothing has no doubtful words either
 MARK = "*"
 LEGEND = f"{MARK}word{MARK}: doubtful, by the held-out scorer another word fits the image better."
 

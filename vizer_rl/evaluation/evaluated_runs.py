@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from ..config.run_dir import read_run
 from ..data.scenes import truth_of
@@ -24,17 +24,38 @@ NAMED = 3  # images that a sentence names
 
 
 class Line(BaseModel):
-    """A line of captions.jsonl, of it what a comparison reads."""
+    """A line of captions.jsonl, of it what a comparison reads.
+
+    `cosines` has the held-out scores, `base_score` and `base_score:NAME` in the file.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     image_id: str
     base: str
     trained: str
-    base_score: float
-    trained_score: float
+    base_score: float | None = None
+    trained_score: float | None = None
     base_doubtful: list[dict[str, Any]] | None = None
     trained_doubtful: list[dict[str, Any]] | None = None
     truth: str | None = None
     references: list[str] = []
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Line:
+        for key, value in (self.model_extra or {}).items():
+            if key.startswith(("base_score:", "trained_score:")) and not isinstance(
+                value, int | float
+            ):
+                raise ValueError(f"{key}: {value!r} is no number")
+        return self
+
+    def cosines(self, side: str, own: str) -> dict[str, float]:
+        """The held-out scores of the "base" or "trained" caption by scorer; own: the run's."""
+        start, score = f"{side}_score:", getattr(self, f"{side}_score")
+        more = (self.model_extra or {}).items()
+        further = {key.removeprefix(start): v for key, v in more if key.startswith(start)}
+        return further if score is None else {own: score, **further}
 
 
 class _Heldout(BaseModel):

@@ -86,14 +86,18 @@ def _drawn(n: int, seed: int) -> np.ndarray:
     return drawn_RN.astype(np.float64)
 
 
-def p_value(differences_N: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p of a mean difference of 0 by the paired bootstrap: at least 2 / (R + 1).
+def p_value(differences: Column, seed: int = 0) -> float:
+    """Two-sided p of a difference of 0, of means or of a corpus, by the paired bootstrap.
 
-    Images that have no number (NaN) are left out.
+    It is 2 / (R + 1) or more. Images that have no number (NaN) are left out.
     """
-    values = np.asarray(differences_N, np.float64)
-    values = values[~np.isnan(values)]
-    means_R = _drawn(len(values), seed) @ values / len(values)
+    if isinstance(differences, CorpusMetric):
+        rows_NS = differences.rows_NS
+        means_R = differences.value(_drawn(len(rows_NS), seed) @ rows_NS)
+    else:
+        values = np.asarray(differences, np.float64)
+        values = values[~np.isnan(values)]
+        means_R = _drawn(len(values), seed) @ values / len(values)
     tail = min((means_R <= 0).sum(), (means_R >= 0).sum())
     return float(min(1.0, 2 * (tail + 1) / (RESAMPLES + 1)))
 

@@ -7,7 +7,8 @@ their control characters as escapes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from rich import box
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import printable
+from .before_after import further_scorer
 from .doubtful_words import LEGEND, marked
 from .metrics.scene_facts.facts import KINDS
 from .statistics import Estimate
@@ -65,11 +67,39 @@ CONTROL_COLUMNS = {  # the narrow names of the metrics in the table of controls
     "heldout_score": "held-out",
     "retrieval_1": "R@1",
     "doubtful_rate": "doubtful",
+    "doubtful_words": "doubtful\nwords",
     "fact_f1": "fact F1",
     "hallucination_rate": "halluc.",
     "cider_d": "CIDEr-D",
     "chair_s": "CHAIR-s",
 }
+
+
+def title(metric: str) -> str:
+    """What a metric is called in a sentence."""
+    scorer = further_scorer(metric)
+    return f"held-out score by {scorer_title(scorer)}" if scorer else LABELS[metric]
+
+
+def scorer_title(scorer: str) -> str:
+    """The name of a scorer, of a folder without the way to it."""
+    kind, _, path = scorer.partition(":")
+    return f"{kind}:{PurePath(path).name}" if kind == "local-dir" else scorer
+
+
+def row_titles(metrics: Iterable[str]) -> dict[str, str]:
+    """What metrics are called in a table: further held-out scorers, with long names, by number."""
+    metrics = list(metrics)
+    further = [metric for metric in metrics if further_scorer(metric)]
+    numbered = {metric: f"held-out {number}" for number, metric in enumerate(further, 2)}
+    return {metric: numbered.get(metric) or LABELS[metric] for metric in metrics}
+
+
+def print_scorers(console: Console, titles: Mapping[str, str]) -> None:
+    """Print the names of the held-out scorers that a table has by number."""
+    for metric, text in titles.items():
+        if scorer := further_scorer(metric):
+            console.print(f"{text}: held-out score by {scorer}.", soft_wrap=True)
 
 
 class PlainConsole(Console):
@@ -94,10 +124,12 @@ def print_evaluation(
         f"\nBefore and after, on {result['n_images']} {kind} (mean, 95 % bootstrap interval):"
     )
     table = make_table("", "base", "trained", "change")
-    for name in result["base"]:
+    titles = row_titles(result["base"])
+    for name, text in titles.items():
         cells = (interval_text(result[side][name], name, side) for side in SIDES)
-        table.add_row(LABELS[name], *cells)
+        table.add_row(text, *cells)
     console.print(table)
+    print_scorers(console, titles)
     if "by_kind" in result:
         words = result["truth_mean_length"]
         console.print(f"\nTrue captions have {words:.1f} words. Share of the facts told, by kind:")
@@ -141,19 +173,39 @@ def _print_changed(console: Console, rows: Sequence[Mapping[str, Any]], kind: st
 
 def print_controls(console: Console, result: Mapping[str, Any]) -> None:
     """Print the rows that training has to beat, how they came about, and the verdict."""
-    sides = {row: result[row] for row in ("base", "trained")} | result["controls"]
+    sides = {"base": result["base"], **result["controls"], "trained": result["trained"]}
     metrics = [metric for metric in CONTROL_COLUMNS if metric in result["base"]]
     console.print("\nBeside captions that need no training (means):")
     table = make_table("", *(CONTROL_COLUMNS[metric] for metric in metrics))
-    for row in (*(row for row in sides if row != "trained"), "trained"):
+    for row in sides:
         cells = (number_text(sides[row][metric]["value"], metric) for metric in metrics)
         table.add_row(ROWS[row], *cells)
     console.print(table)
     for row, sentence in result["how"].items():
         console.print(f"{ROWS[row]}: {sentence}")
-    console.print("\nVerdict:")
-    for sentence in result["verdict"]["sentences"]:
-        console.print(f"- {sentence}")
+    _print_further(console, result, sides)
+    if "verdict" in result:
+        console.print("\nVerdict:")
+        for sentence in result["verdict"]["sentences"]:
+            console.print(f"- {sentence}")
+
+
+def _print_further(
+    console: Console, result: Mapping[str, Any], sides: Mapping[str, Mapping[str, Estimate]]
+) -> None:
+    """Print what further held-out scorers say of each row, and of the trained one over it."""
+    titles = {m: text for m, text in row_titles(result["base"]).items() if further_scorer(m)}
+    if not titles:
+        return
+    over = {"base": result["change"]} | result["over_controls"]
+    console.print("\nBy further held-out scorers (mean, 95 % bootstrap interval):")
+    table = make_table("", "row", "mean", "trained − row")
+    for metric, text in titles.items():
+        for k, row in enumerate(sides):
+            mean = interval_text(sides[row][metric], metric)
+            change = interval_text(over[row][metric], metric, "change") if row in over else ""
+            table.add_row("" if k else text, ROWS[row], mean, change)
+    console.print(table)
 
 
 def make_table(*columns: str) -> Table:

@@ -19,7 +19,7 @@ from rewards.lib.openings import without_opening
 from ..assets import ASSETS
 from ..config.validate_files import scorer_problems
 from ..data.lazy import LazyImages, map_rows
-from ..errors import UserError
+from ..errors import UserError, user_message
 from ..policy.weights_hash import weights_hash
 
 STORE_MIN = 256  # images: fewer are quicker encoded than read from the store
@@ -139,6 +139,25 @@ class OpenClip:
         captions = [without_opening(caption, self.opening) for caption in captions]
         beyond = self.tokenizer(captions, context_length=4 * length)[:, length:-1]
         return (beyond != beyond[:, :1]).any(1).tolist()
+
+
+def load_or_why(name: str, device: torch.device, opening: str) -> tuple[OpenClip | None, str]:
+    """The encoder of a name; else None and why it cannot be loaded, a sentence without its stop.
+
+    Missing, out of reach or damaged weights are such a reason; a bug raises.
+    """
+    for problem in scorer_problems(name):
+        return None, problem
+    try:
+        return OpenClip(name, device, opening=opening), ""
+    except safetensors.SafetensorError as error:
+        return None, f"the weights of {name!r} are damaged ({error})"
+    except FileNotFoundError as error:  # of an embedded one that is not in this checkout
+        return None, str(error).rstrip(".")
+    except Exception as error:
+        if (message := user_message(error)) is None:
+            raise
+        return None, message.rstrip(".")
 
 
 def image_names(images: Sequence[Image], rows: Sequence[int]) -> list[str]:

@@ -46,7 +46,7 @@ class BasePolicy:
     def __init__(self, run: Run, console: Console) -> None:
         self.run = run
         self.images, _, self.heldout = splits.image_sets(run, console)
-        components = assemble.load_components(run, assemble.make_rewards(run))
+        components = assemble.load_components(_without_heldout(run), assemble.make_rewards(run))
         self.model, self.processor = components.model, components.processor
         self.vision_cache, self.scoring = components.vision_cache, components.reward_functions
         self.reference = components.reference
@@ -85,6 +85,12 @@ class BasePolicy:
         groups = [candidates[:n] for candidates in captions]
         best = self.scores(self.rewards(folder, groups)).nan_to_num(-math.inf).argmax(1).tolist()
         return [candidates[k] for candidates, k in zip(groups, best, strict=True)]
+
+
+def _without_heldout(run: Run) -> Run:
+    """The run, its held-out scorer put away: controls do without, and it need not be there."""
+    scorer = run.scorer.model_copy(update={"heldout": run.scorer.train})
+    return run.model_copy(update={"scorer": scorer})
 
 
 def make_controls(run: Run, images: ImageFolder, captions: dict[str, list[str]]) -> Controls:

@@ -18,8 +18,9 @@ import rewards as reward_files
 from ..config.licences import UNKNOWN, policy_licence, scorer_licences
 from ..config.schema import Run
 from ..errors import masked, printable
+from ..evaluation.before_after import further_scorer
 from ..evaluation.report.run_files import RunFiles, read_run_files
-from ..evaluation.tables import LABELS, SIDES, interval_text
+from ..evaluation.tables import LABELS, SIDES, interval_text, title
 from .export_base import Base
 from .export_parity import Parity
 
@@ -146,7 +147,7 @@ def _result(files: RunFiles) -> str:
             for side in SIDES
             if name in getattr(evaluation, side)
         )
-        rows.append((LABELS.get(name, name), *cells))
+        rows.append((title(name) if further_scorer(name) else LABELS.get(name, name), *cells))
     verdict = evaluation.verdict.sentences if evaluation.verdict else []
     return "\n\n".join(
         [

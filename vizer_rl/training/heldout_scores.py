@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..evaluation.doubtful_words import MIN_JUDGED
+
 CLEAR = 2.0  # standard errors, paired over images
-MIN_JUDGED = 0.5  # of the other's words: who says next to nothing has no doubtful words either
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,10 @@ class CaptionRow(_Open):
     controls: dict[str, ControlCaption] = {}
 
     def scores(self) -> dict[str, tuple[float, float]]:
-        """The numbers that both captions have, by name: "score" is the held-out scorer's."""
+        """The numbers that both captions have, by name: "score" is the held-out scorer's.
+
+        "score:NAME" is a further one's.
+        """
         numbers = {k: float(v) for k, v in (self.model_extra or {}).items() if is_number(v)}
         names = [key.removeprefix("base_") for key in numbers if key.startswith("base_")]
         pairs = {n: (numbers[f"base_{n}"], numbers.get(f"trained_{n}")) for n in names}

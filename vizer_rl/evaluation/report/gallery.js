@@ -91,6 +91,12 @@ function line(title, ...content) {
   return html("div", { class: "line" }, html("b", {}, title), html("p", {}, ...content));
 }
 
+// "score" is the run's held-out scorer's, "score:NAME" a further one's.
+function scoreTitle(name) {
+  if (name === "score") return "held-out";
+  return name.startsWith("score:") ? `held-out, ${name.slice(6)}` : name.replaceAll("_", " ");
+}
+
 function scoreLine(name, [base, trained]) {
   const change = base === null || trained === null ? null : trained - base;
   const arrow = !change ? "=" : change > 0 ? "▲" : "▼";
@@ -122,7 +128,7 @@ function card(row) {
   }
   const rows = [
     ...Object.entries(row.scores).map(([name, pair]) =>
-      scoreLine(name === "score" ? "held-out" : name.replaceAll("_", " "), pair)),
+      scoreLine(scoreTitle(name), pair)),
     ...Object.entries(row.rewards).map(([name, pair]) =>
       scoreLine(name === "sum" ? "reward, weighted" : name.replaceAll("_", " "), pair)),
   ];
@@ -134,7 +140,7 @@ function card(row) {
       alt: `${row.id}: ${row.trained || "no caption"}` })
     : html("div", { class: "blank" }, "no picture");
   const controls = Object.entries(row.controls).map(([name, { caption, score }]) =>
-    line(`${name} ${number(score)}`, caption || EMPTY));
+    line(score === null ? name : `${name} ${number(score)}`, caption || EMPTY));
   const more = controls.length
     ? [html("details", {}, html("summary", {}, "Controls"), ...controls)] : [];
   return html("article", {}, picture, html("div", {}, html("h4", {}, row.id), ...lines),

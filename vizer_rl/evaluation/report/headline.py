@@ -45,7 +45,8 @@ def headline(evaluation: Evaluation, images: str) -> Iterator[str]:
         sentences += [
             f"Captions are {times:.1f} times as long as before; length alone moves many scores."
         ]
-    yield box(level, title, [*sentences, "Controls were not measured."])
+    sentences += [] if evaluation.controls else ["Controls were not measured."]
+    yield box(level, title, sentences)
 
 
 def _by_truth(change: Mapping[str, Estimate]) -> tuple[str, str, str] | None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..before_after import further_scorer
+from ..tables import scorer_title
+
 
 class Label(NamedTuple):
     """Title, +1 where more is better and −1 where less is, and one sentence."""
@@ -108,7 +111,10 @@ PHASES = {  # of a step, in its order
 
 
 def metric(name: str) -> Label:
-    """The label of a metric of eval.json."""
+    """The label of a metric of eval.json; `heldout_score:NAME` is a further scorer's."""
+    if scorer := further_scorer(name):
+        about = f"Cosine under {scorer}, that no reward uses either."
+        return Label(f"held-out, {scorer_title(scorer)}", 1, about)
     return METRICS.get(name) or Label(name.replace("_", " "))
 
 
@@ -126,5 +132,5 @@ def is_reward(key: str) -> bool:
 
 def in_order(names: list[str]) -> list[str]:
     """Names of metrics in the page's order, those without a label behind."""
-    order = list(METRICS)
-    return sorted(names, key=lambda n: order.index(n) if n in METRICS else len(order))
+    order = {name: place for place, name in enumerate(METRICS)}
+    return sorted(names, key=lambda name: order.get(name.partition(":")[0], len(order)))

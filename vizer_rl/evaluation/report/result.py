@@ -163,7 +163,7 @@ def _several_verdict(
     for other, (images, columns) in zip(others, differences, strict=True):
         score = columns.get("heldout_score")
         if score is None:
-            sentence = f"{first.name} and {other.name} share {images} images with held-out scores."
+            sentence = f"No held-out score of both on the {images} images that they share."
             yield box("warn", f"{other.name} cannot be compared with {first.name}", [sentence])
             continue
         level = level_of(score, 1)
@@ -189,5 +189,5 @@ def _paired(first: RunFiles, other: RunFiles) -> tuple[int, dict[str, Estimate]]
 def _numbers(row: CaptionRow) -> dict[str, float]:
     """Per-caption numbers of a trained caption, named as in eval.json."""
     scores = {name: trained for name, (_, trained) in row.scores().items()}
-    named = {"heldout_score" if name == "score" else name: v for name, v in scores.items()}
+    named = {f"heldout_{n}" if n.split(":")[0] == "score" else n: v for n, v in scores.items()}
     return {"mean_length": float(len(row.trained.split())), **named}
