@@ -12,7 +12,7 @@ from vizer_rl.evaluation import evaluate
 from vizer_rl.evaluation.against_controls import NO_VERDICT, Control, Controls
 from vizer_rl.scoring import clip
 
-from .evaluated_run import ALWAYS, FACTS, VAGUE, Scores, held_out, narrow, results
+from .evaluated_run import ALWAYS, FACTS, VAGUE, Scores, Solid, held_out, narrow, results
 
 BY_SCORER = {"heldout_score", "retrieval_1", "retrieval_5", "doubtful_rate", "doubtful_words"}
 WITHOUT = [name for name in ALWAYS if name not in BY_SCORER]
@@ -202,3 +202,13 @@ def test_the_flag_takes_several(run, monkeypatch):
     assert not cli.main(["evaluate", "--run", "mine", "--heldout", "a/b", "c/d"])
     assert not cli.main(["evaluate", "--run", "mine"])
     assert [args[-1] for args in calls] == [["a/b", "c/d"], ()]
+
+
+def test_under_a_dial_doubtful_words_choose_the_control(run, monkeypatch):
+    monkeypatch.setattr(clip, "OpenClip", Solid)
+    set_in(run, "rewards: {}", "rewards: {certainty: {weight: 2.0}}")
+    evaluate.evaluate(run.directory, controls=controls)
+    verdict = results(run.directory)[0]["verdict"]
+    assert verdict["by"] == "doubtful_words"
+    metrics = ["doubtful_words", "fact_f1", "hallucination_rate"]
+    assert [test["metric"] for test in verdict["tests"]] == metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .schema import Recipe
@@ -20,11 +21,16 @@ def add_recipe(settings: dict[str, Any], profile: str) -> None:
         rewards["certainty"] = {**parameters, **own} if isinstance(own, dict) else own
 
 
+def has_dial(rewards: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a reward says how sure a word must be: then less is told, and a cosine falls."""
+    return bool(rewards.get("certainty", {}).get("weight"))
+
+
 def asks_for(recipe: Recipe | None, rewards: dict[str, dict[str, Any]]) -> str:
     """The sentence on what the dial asks for; "" where no reward is the dial."""
-    settings = rewards.get("certainty", {})
-    if not settings.get("weight"):
+    if not has_dial(rewards):
         return ""
+    settings = rewards["certainty"]
     p = float(settings.get("at_least", DIAL["balanced"]))
     if not 0.5 < p < 1:  # the reward refuses it
         return ""

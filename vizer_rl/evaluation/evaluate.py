@@ -18,6 +18,7 @@ from rich.console import Console
 from rewards.lib.lexicon import Lexicon
 from rewards.lib.word_classes import WordClasses
 
+from ..config.recipe import has_dial
 from ..config.schema import Run
 from ..config.validate_files import scorer_problems
 from ..data.sources import ImageFolder
@@ -82,7 +83,7 @@ def evaluate(
         other = _clip(run, clip_model) if clip_model else scorers.get(HELDOUT)
         by_reference = caption_metrics.CaptionMetrics(plan, images, ids, other)
     judged = _judged(rows, features, scorers.get(HELDOUT))
-    result = _result(ids, rows, judged, subject, by_reference, beside)
+    result = _result(ids, rows, judged, subject, by_reference, beside, has_dial(run.rewards))
     lines = caption_lines(ids, rows, judged, subject.truth)
     for name, scores in beside.rewards.items():
         for line, score in zip(lines, scores, strict=True):
@@ -213,6 +214,7 @@ def _result(
     subject: Subject,
     by_reference: Callable[[Sequence[str]], Columns] | None,
     beside: Controls,
+    dial: bool,
 ) -> dict[str, Any]:
     """The content of eval.json, but for its references."""
     truths = [subject.truth[image_id] for image_id in ids] if subject.truth else None
@@ -227,7 +229,7 @@ def _result(
     result["diversity"] = {name: diversity(texts) for name, texts in captions.items()}
     if beside.rows:
         how = {name: control.how for name, control in beside.rows.items()}
-        result |= against_controls(columns) | {"how": how}
+        result |= against_controls(columns, dial) | {"how": how}
         if "verdict" not in result:
             subject.left_out.append(NO_VERDICT)
     result["left_out"] = subject.left_out

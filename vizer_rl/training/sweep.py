@@ -20,6 +20,7 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 
+from ..config.recipe import has_dial
 from ..config.run_dir import read_run
 from ..config.schema import Run
 from ..config.trainer_settings import GRPOSettings
@@ -101,7 +102,7 @@ def read_trial(run: Run) -> Trial:
     def words(side: str) -> float:
         return float(np.mean([len(row[side].split()) for row in captions]))
 
-    dial = bool(run.rewards.get(DIAL, {}).get("weight"))
+    dial = has_dial(run.rewards)
 
     def scores(side: str) -> np.ndarray:
         if not dial:
