@@ -47,3 +47,22 @@ def test_without_the_truth_the_held_out_scorer_does_and_length_is_mentioned():
     html = shown(heldout_score=UP, mean_length=(1.2, 1.0, 1.4))
     assert 'class="verdict pass"><p class="title">The held-out scorer prefers the trained' in html
     assert "Captions are 1.2 times as long as before" in html
+
+
+@pytest.mark.parametrize(
+    ("score", "doubt", "level", "title"),
+    [
+        (UP, DOWN, "pass", "prefers the trained captions and doubts fewer of their words"),
+        (UP, UP, "warn", "prefers the trained captions, and doubts more of their words"),
+        (NONE, DOWN, "pass", "doubts fewer of the words"),
+        (NONE, NONE, "warn", "shows no difference"),
+        (NONE, UP, "fail", "doubts more of the words"),
+        (DOWN, DOWN, "warn", "finds less in the captions, and doubts fewer of their words"),
+        (DOWN, NONE, "fail", "prefers the captions before training"),
+        (DOWN, UP, "fail", "prefers the captions before training"),
+    ],
+)
+def test_words_that_the_scorer_doubts_say_what_a_changed_score_is_worth(score, doubt, level, title):
+    html = shown(heldout_score=score, doubtful_words=doubt, mean_length=NONE)
+    assert f'class="verdict {level}"><p class="title">The held-out scorer {title}<' in html
+    assert "doubtful words " in html

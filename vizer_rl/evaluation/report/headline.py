@@ -26,18 +26,12 @@ def headline(evaluation: Evaluation, images: str) -> Iterator[str]:
         yield box("pass" if verdict.better else "warn", title, verdict.sentences)
         return
     change = evaluation.change
-    score, words = (change.get(name) for name in ("heldout_score", "mean_length"))
+    words = change.get("mean_length")
     level, title, sentences = "warn", f"Evaluated on {images}", list[str]()
-    if score:
-        level = level_of(score, 1)
-        title = {
-            "pass": "The held-out scorer prefers the trained captions",
-            "warn": "The held-out scorer shows no difference",
-            "fail": "The held-out scorer prefers the captions before training",
-        }[level]
-        sentences = [f"{interval(score)} on {images}, 95\u00a0% interval."]
+    if scored := _by_scorer(change, images):
+        level, title, *sentences = scored
     if truth := _by_truth(change):
-        sentences = [truth[2], *([f"{title}: {sentences[0]}"] if score else [])]
+        sentences = [truth[2], *([f"{title}: {sentences[0]}"] if scored else [])]
         level, title = truth[:2]
     before = evaluation.base.get("mean_length", {"value": 0.0})["value"]
     if words and before and abs(words["value"]) > LONGER * before:
@@ -47,6 +41,28 @@ def headline(evaluation: Evaluation, images: str) -> Iterator[str]:
         ]
     sentences += [] if evaluation.controls else ["Controls were not measured."]
     yield box(level, title, sentences)
+
+
+def _by_scorer(change: Mapping[str, Estimate], images: str) -> tuple[str, str, str] | None:
+    """Level, title and sentence by the held-out scorer: its score, and the words that it doubts."""
+    if (score := change.get("heldout_score")) is None:
+        return None
+    doubt = change.get("doubtful_words", {"value": 0.0, "low": 0.0, "high": 0.0})
+    level, title = {
+        ("pass", "pass"): ("pass", "prefers the trained captions and doubts fewer of their words"),
+        ("pass", "warn"): ("pass", "prefers the trained captions"),
+        ("pass", "fail"): ("warn", "prefers the trained captions, and doubts more of their words"),
+        ("warn", "pass"): ("pass", "doubts fewer of the words"),
+        ("warn", "warn"): ("warn", "shows no difference"),
+        ("warn", "fail"): ("fail", "doubts more of the words"),
+        # who says less, and less that is wrong, has a lower cosine
+        ("fail", "pass"): ("warn", "finds less in the captions, and doubts fewer of their words"),
+    }.get(
+        (level_of(score, 1), level_of(doubt, -1)), ("fail", "prefers the captions before training")
+    )
+    doubtful = f", doubtful words {interval(doubt)}" if "doubtful_words" in change else ""
+    sentence = f"{interval(score)}{doubtful} on {images}, 95\u00a0% interval."
+    return level, f"The held-out scorer {title}", sentence
 
 
 def _by_truth(change: Mapping[str, Estimate]) -> tuple[str, str, str] | None:
