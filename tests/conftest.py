@@ -1,5 +1,6 @@
 """What several tests share: a workplace with few scenes, drawn once, and tiny runs in it."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TINY = [
     "profile=scenes",
-    "data.heldout=12",
+    "data.heldout=6",
     "data.limit=80",
     "monitor.images=4",
     "monitor.audit=false",
@@ -25,11 +26,33 @@ TINY = [
     "rewards.self_retrieval.random=8",
     "rewards.alignment.steps=20",
 ]
+# Where the rewards do not matter: only those that need no preparation.
+FEW_REWARDS = ["recipe=null", "rewards.alignment=null", "rewards.self_retrieval=null"]
 
 
 def pytest_collection_modifyitems(items):
     """The rooms whose tests take longest begin first, so that two processes end together."""
     items.sort(key=lambda item: "training" not in item.path.parts)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no collection of garbage in a run need walk through it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """At the end all is garbage, and nanobind complains of what is left."""
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trials(request):
+    """Runs try certainties on few captions: of 64 that is most of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "rewards" not in request.path.parts:  # tests of the rewards themselves
+            patch.setattr("rewards.lib.certain_words.CAPTIONS", 8)
+        yield
 
 
 @pytest.fixture(scope="session")

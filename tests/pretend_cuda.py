@@ -195,11 +195,12 @@ def _pretend_files() -> None:
 
 def main() -> None:
     """The command line, with so small a bank that a rollout holds images beyond it."""
+    from rewards.lib import certain_words
     from vizer_rl import cli
     from vizer_rl.training import reward_bank
 
     pretend()
-    reward_bank.MAX_CAPTIONED = 40
+    reward_bank.MAX_CAPTIONED, certain_words.CAPTIONS = 40, 8
     with Functions(), Operations():
         code = cli.main(sys.argv[1:])
     print(f"{len(graphs)} graphs, {sum(g.replays for g in graphs)} replays")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import vizer_rl
+from vizer_rl.audit import audit as audits
 from vizer_rl.errors import ConfigError, UserError
 
 from .conftest import REPO
@@ -26,6 +27,7 @@ def programs(workplace):
     results = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
+        patch.setattr(audits, "IMAGES", 8)
         for code in PROGRAMS:
             results.append({"__name__": "program"})
             exec(compile(code, "docs/api.md", "exec"), results[-1])

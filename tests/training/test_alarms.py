@@ -14,7 +14,7 @@ SHORTER = REPO / "experiments" / "audit_validity_rewards" / "longer.py"  # with 
 BAD = ["train.max_steps=8", "monitor.interval=2", "monitor.images=8", "train.learning_rate=1e-2"]
 BAD += ["train.beta=0", f"rewards.{SHORTER}.weight=-1", "train.save_steps=3"]
 BAD += [f"rewards.{name}=null" for name in ("self_retrieval", "clip_similarity", "alignment")]
-BAD += ["rewards.repetition=null", "rewards.length=null"]
+BAD += ["rewards.repetition=null", "rewards.length=null", "recipe=null"]
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_no_image_is_taken_for_a_training_image_of_its_name(functions):
 
 def test_every_evaluation_of_a_run_has_its_rewards(command, capsys):
     """After training from rewards that are prepared, later from rewards that prepare again."""
-    directory = command("smolvlm", "rewarded", "data.heldout=6", "data.limit=40")
+    directory = command("smolvlm", "rewarded", "data.limit=40")
     page, lines = directory / "report.html", directory / "captions.jsonl"
     after_training = lines.read_bytes()
     rows = [json.loads(line) for line in after_training.splitlines()]
@@ -77,7 +77,9 @@ def test_every_evaluation_of_a_run_has_its_rewards(command, capsys):
 
 def test_rewards_that_cannot_be_prepared_are_left_out_and_the_rest_is_there(command, capsys):
     """As where a run directory was copied to a machine without what a reward needs."""
-    directory = command("smolvlm", "copied", "data.heldout=6", "data.limit=40")
+    directory = command(
+        "smolvlm", "copied", "data.limit=40", "recipe=null", "rewards.alignment=null"
+    )
     settings = (directory / "config.yaml").read_text()
     gone = settings.replace("embedded:a", "local-dir:/nowhere")
     assert gone != settings

@@ -2,8 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
+import time
 
 import pytest
 import torch
@@ -14,11 +14,13 @@ from vizer_rl.algorithms.step_guard import StepGuard
 from vizer_rl.errors import UserError
 from vizer_rl.training import checkpoint
 
-from ..conftest import REPO, TINY
+from ..children import ended, start
+from ..conftest import FEW_REWARDS, REPO, TINY
 
 pytestmark = pytest.mark.faults
 
 FILE = str(REPO / "experiments" / "smolvlm.yaml")
+FEW = [*FEW_REWARDS, "data.heldout=4"]
 
 
 def sealed(directory, step, content=b"weights"):
@@ -70,38 +72,38 @@ def test_metrics_are_cut_back_to_the_checkpoint_wherever_the_file_ends(tmp_path)
 
 
 def test_a_second_run_on_a_directory_is_refused_until_the_first_ends(tmp_path):
-    hold = (
-        "import sys; from pathlib import Path; from vizer_rl.training.checkpoint import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    directory = tmp_path / "run"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, str(directory)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=REPO,
-    )
-    assert holder.stdout.readline() == b"held\n"
+    directory, (heard, says) = tmp_path / "run", os.pipe()
+
+    def hold():
+        with checkpoint.locked(directory):
+            os.write(says, b"held")
+            time.sleep(600)
+
+    holder = start([], hold)
+    os.close(says)  # so that nothing is heard of a child that ended
+    assert os.read(heard, 4) == b"held"
+    os.close(heard)
     with pytest.raises(UserError, match="in use"), checkpoint.locked(directory):
         pass
-    holder.kill()
-    holder.wait()
+    os.kill(holder, signal.SIGKILL)
+    assert ended(holder) == -signal.SIGKILL
     with checkpoint.locked(directory):
         (directory / "config.yaml").touch()
     assert list(directory.iterdir()) == [directory / "config.yaml"]
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on(command, workplace, capsys):
-    directory = command("smolvlm", "halfway", "train.save_steps=1")
+    directory = command("smolvlm", "halfway", *FEW, "train.save_steps=1")
     (directory / "eval.json").unlink()
+    again = ["train", FILE, *TINY, *FEW, "name=halfway"]
     for flags in ([], ["--overwrite-finished"]):
-        assert cli.main(["train", FILE, *TINY, "name=halfway", *flags]) == 2
+        assert cli.main([*again, *flags]) == 2
         assert "was stopped after checkpoint-2: --resume" in capsys.readouterr().err
-    assert cli.main(["train", FILE, *TINY, "name=halfway", "seed=1", "--resume"]) == 2
+    assert cli.main([*again, "seed=1", "--resume"]) == 2
     refused = capsys.readouterr().err
     assert "seed: 0 -> 1" in refused
     assert "--accept-changes" in refused
-    assert cli.main(["train", FILE, *TINY, "name=halfway", "train.max_steps=3", "--resume"]) == 0
+    assert cli.main([*again, "train.max_steps=3", "--resume"]) == 0
     assert "train.max_steps: 2 -> 3" in capsys.readouterr().out
     rows = [json.loads(x) for x in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -159,7 +161,7 @@ def test_nan_losses_skip_steps_and_the_third_in_a_row_ends_the_run(
         return original(self, model, inputs) * (float("nan") if steps[-1] > 2 else 1.0)
 
     monkeypatch.setattr(GRPO, "loss", loss)
-    settings = ["name=nan", "train.max_steps=9", "train.save_steps=1"]
+    settings = [*FEW, "name=nan", "train.max_steps=9", "train.save_steps=1"]
     assert cli.main(["train", FILE, *TINY, *settings, "--overwrite"]) == 2
     assert "3rd in a row" in capsys.readouterr().err
     directory = workplace / "runs" / "nan"
@@ -182,7 +184,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_the_last_checkpoint(
 
     monkeypatch.setattr(files, call, full)
     monkeypatch.setattr("vizer_rl.algorithms.resumable.seal", files.seal)
-    settings = ["name=full-disk", "train.save_steps=1"]
+    settings = [*FEW, "name=full-disk", "train.save_steps=1"]
     assert cli.main(["train", FILE, *TINY, *settings, "--overwrite"]) == 2
     printed = " ".join(capsys.readouterr().err.split())
     assert "No space left on device" in printed

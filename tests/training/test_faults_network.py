@@ -20,14 +20,14 @@ from vizer_rl.assets import ASSETS
 from vizer_rl.scoring import contract
 from vizer_rl.training import tracking, wandb_run
 
-from ..conftest import REPO, TINY
+from ..conftest import FEW_REWARDS, REPO, TINY
 from ..fake_wandb import Server
 
 pytestmark = pytest.mark.faults
 
 FILE = str(REPO / "experiments" / "smolvlm.yaml")
 SETTINGS = ["data.limit=24", "train.save_steps=1", "train.max_steps=3", "monitor.images=2"]
-SETTINGS += ["data.heldout=4"]
+SETTINGS += ["data.heldout=4", *FEW_REWARDS]
 
 
 @pytest.fixture(autouse=True)

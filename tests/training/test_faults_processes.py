@@ -24,15 +24,15 @@ from vizer_rl.policy.shared_prefix.collator import Collator
 from vizer_rl.scoring import contract
 
 from ..children import ended, in_child, start_pair
-from ..conftest import REPO, TINY
+from ..conftest import FEW_REWARDS, REPO, TINY
 from .test_kills import assert_same_run
 
 pytestmark = pytest.mark.faults
 
 FILE = str(REPO / "experiments" / "smolvlm.yaml")
 SETTINGS = ["data.limit=24", "train.save_steps=1", "train.max_steps=3", "monitor.images=2"]
-SETTINGS += ["data.heldout=4"]
-TWO = ["train.per_device_train_batch_size=8", "rewards.alignment=null"]
+SETTINGS += ["data.heldout=4", *FEW_REWARDS]
+TWO = ["train.per_device_train_batch_size=8"]
 LIMIT = 30.0  # seconds in which a job ends where one of its processes was killed
 
 

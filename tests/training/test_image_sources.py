@@ -7,6 +7,8 @@ import zipfile
 from vizer_rl import cli
 from vizer_rl.data.sources import reopen_images
 
+from ..conftest import FEW_REWARDS
+
 
 def test_a_run_on_a_folder_and_an_archive(command, workplace, capsys):
     scenes = sorted((workplace / "data/scenes/train/images").glob("*.png"))
@@ -18,7 +20,8 @@ def test_a_run_on_a_folder_and_an_archive(command, workplace, capsys):
             archive.write(path, path.name)
             archive.writestr(f"{path.stem}.txt", "a label")
     settings = "data.images={mine: 1, more.zip: 1}"
-    directory = command("smolvlm", "several", settings, "train.max_steps=1", "monitor.images=4")
+    more = ["train.max_steps=1", "data.heldout=12"]
+    directory = command("smolvlm", "several", settings, *FEW_REWARDS, *more)
     shown = capsys.readouterr().out
     assert "only pixels are read; not read: .txt (40)" in shown
     heldout = json.loads((directory / "heldout.json").read_text())

@@ -22,8 +22,14 @@ from ..conftest import REPO, TINY
 
 pytestmark = pytest.mark.faults
 
-SETTINGS = ["data.limit=16", "monitor.interval=2", "train.max_steps=6", "train.save_steps=1"]
-SETTINGS += ["train.per_device_train_batch_size=32", "train.gradient_accumulation_steps=2"]
+SETTINGS = [
+    "data.limit=16",
+    "data.heldout=4",
+    "monitor.interval=2",
+    "train.max_steps=6",
+    "train.save_steps=1",
+]
+SETTINGS += ["train.per_device_train_batch_size=16", "train.gradient_accumulation_steps=2"]
 PHASES = {  # what is going on when the kill comes
     "sampling": (GRPO, "_generate_single_turn"),
     "scoring": (RewardFunctions, "scores"),

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vizer_rl import cli
 
-from ..conftest import REPO, TINY
+from ..conftest import FEW_REWARDS, REPO, TINY
 
 FILE = str(REPO / "experiments" / "smolvlm.yaml")
 SICK = """
@@ -22,7 +22,7 @@ class Sick:
         scores = [float(len(c)) for c in batch.captions]
         return [*scores[:-1], float("nan")] if steps >= 2 else scores
 """
-ONE = ["train.save_steps=1", "rewards.alignment=null", "rewards.self_retrieval=null"]
+ONE = ["train.save_steps=1", *FEW_REWARDS]
 
 
 def rows(directory):

@@ -17,7 +17,7 @@ from vizer_rl.config.load import load_run
 from vizer_rl.errors import ConfigError
 from vizer_rl.training import checkpoint
 
-from ..conftest import REPO, TINY
+from ..conftest import FEW_REWARDS, REPO, TINY
 from .test_wandb_run import check_wandb
 
 FILE = str(REPO / "experiments" / "smolvlm.yaml")
@@ -31,7 +31,7 @@ SECRETS = {
 }
 PLANTED = [*list(SECRETS.values())[:3], PASSWORD, NETRC, REMOTE]
 WORDS = [*TINY, "name=planted", "train.save_steps=1", "tracking.wandb=offline"]
-WORDS += ["monitor.audit=true"]
+WORDS += ["monitor.audit=true", *FEW_REWARDS]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from vizer_rl.assets import POLICIES
 from vizer_rl.config.load import load_run
 from vizer_rl.policy import captioner, load
 
-from ..conftest import REPO, TINY
+from ..conftest import FEW_REWARDS, REPO, TINY
 from .test_metrics_page import check_page
 from .test_wandb_run import check_wandb
 
@@ -34,7 +34,7 @@ EVAL = LABEL_FREE | {
 @pytest.mark.parametrize("keep", ["best", pytest.param("last", marks=pytest.mark.slow)])
 def test_the_adapter_kept_is_the_best_or_the_last(keep, command):
     ruin = ("train.learning_rate=1", "train.warmup_steps=0", f"monitor.keep={keep}")
-    directory = command("smolvlm", f"keep-{keep}", *ruin)
+    directory = command("smolvlm", f"keep-{keep}", *ruin, *FEW_REWARDS)
     kept, last = (
         load_file(directory / folder / "adapter_model.safetensors")
         for folder in ("adapter", "checkpoint-2")
@@ -44,7 +44,7 @@ def test_the_adapter_kept_is_the_best_or_the_last(keep, command):
 
 @pytest.mark.parametrize("family", sorted(POLICIES))
 def test_two_steps_move_the_adapter_and_nothing_else(family, command, spied):
-    directory = command(family, f"two-{family}")
+    directory = command(family, f"two-{family}", "data.heldout=12")
     adapters = [n for n, (_, _, learns) in spied.items() if learns]
     assert adapters
     assert all("lora_" in n and "vision" not in n and "visual" not in n for n in adapters)
@@ -114,7 +114,7 @@ def test_own_images_need_no_truth_and_bad_files_never_stop_a_run(command, workpl
         shutil.copy(image, photos)
     (photos / "empty.jpg").touch()
     (photos / "text.png").write_text("not an image")
-    directory = command("smolvlm", "own", f"data.images={photos}")
+    directory = command("smolvlm", "own", f"data.images={photos}", "data.heldout=12", *FEW_REWARDS)
     skipped = (directory / "skipped.jsonl").read_text()
     assert "empty.jpg" in skipped
     assert "text.png" in skipped
@@ -184,10 +184,10 @@ def test_wandb_is_recorded_offline_without_a_login(command, monkeypatch):
 
 
 def test_an_existing_run_is_refused_and_left_alone(command, workplace, capsys):
-    directory = command("smolvlm", "mine")
+    directory = command("smolvlm", "mine", "train.max_steps=1", *FEW_REWARDS)
     before = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
     file = str(REPO / "experiments/smolvlm.yaml")
-    assert cli.main(["train", file, *TINY, "name=mine"]) == 2
+    assert cli.main(["train", file, *TINY, *FEW_REWARDS, "name=mine"]) == 2
     printed = capsys.readouterr().err
     assert "--overwrite" in printed
     assert "--resume" in printed
