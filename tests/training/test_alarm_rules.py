@@ -61,7 +61,8 @@ def test_a_held_out_drop_under_a_rising_reward_is_said_at_the_second_evaluation(
         (-0.05, -0.03, 1.6, None),
         (-0.05, -0.05, 1.0, None),  # the reward did not rise
         (-0.05, -0.05, 1.1, 30),
-        (-0.09, -0.09, 1.0, 20),  # 4.5 standard errors are enough alone
+        (-0.078, -0.03, 1.0, None),  # 3.9 standard errors are not enough alone
+        (-0.09, -0.09, 1.0, 20),  # 4.5 are
         (-0.03, -0.09, 1.6, 30),
     ],
 )
@@ -137,16 +138,24 @@ def test_agreement_has_to_be_absent_three_times(sign, limit):
     assert names(START, GOOD, *rows) == [[]] * 6
 
 
-def test_a_reward_that_clearly_opposes_the_held_out_scorer_is_told_of_at_the_first_evaluation():
+def test_a_reward_that_clearly_opposes_the_held_out_scorer_is_told_of_before_the_third_time():
     judge = Judge()
     assert [judge.take(e) for e in (START, GOOD)] == [[], []]
     assert judge.take(later(20, agreement=-0.29, agreement_se=0.1)) == []
     (finding,) = judge.take(later(30, agreement=-0.31, agreement_se=0.1))
+    # once it is 3.1 standard errors; of both together -.6 / (.02 ** .5) = 4.2
     assert finding.sentence == (
         "the reward does not rank the captions of an image as the held-out scorer does (rank "
-        "correlation -0.31, standard error 0.10): it may reward what is not there"
+        "correlation +0.50, -0.29, -0.31 at 3 evaluations, against it by 4.2 standard errors): it "
+        "may reward what is not there"
     )
-    assert (finding.value, finding.threshold) == (-0.31, pytest.approx(-0.3))
+    assert (finding.value, finding.threshold) == (pytest.approx(-4.243, abs=1e-3), -3.0)
+    once = later(20, agreement=-0.31, agreement_se=0.1)
+    assert names(START, GOOD, once) == [[], [], ["agreement"]]
+    twice = [later(20 + 10 * n, agreement=-0.22, agreement_se=0.1) for n in range(2)]
+    assert names(START, GOOD, *twice) == [[], [], [], ["agreement"]], "-.44 / .141 = -3.1"
+    unmeasured = replace(twice[0], agreement_se=float("nan"))
+    assert names(START, GOOD, unmeasured, twice[1]) == [[]] * 4
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ each rule, and how its limit was set: docs/alarms.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .evidence import Evidence
@@ -107,21 +107,30 @@ def doubtful(h: History, limits: Limits) -> Finding | None:
 
 def agreement(h: History, limits: Limits) -> Finding | None:
     """Reward and held-out scorer do not rank captions of an image alike: thrice, or are opposed."""
-    values, now = [e.agreement for e in h.recent], h.now
-    opposed = now.agreement < -limits.agreement_errors * now.agreement_se  # not where one is NaN
+    values = [e.agreement for e in h.recent]
     absent = len(values) == MEMORY and all(value <= limits.agreement for value in values)
-    if not (opposed or absent):
+    opposed = min(_errors_of_agreement(h.recent[-n:]) for n in range(1, len(values) + 1))
+    clearly = opposed < -limits.agreement_errors
+    if not (clearly or absent):
         return None
-    measured = f"rank correlation {_signed(values)} at {MEMORY} evaluations"
-    if opposed:
-        measured = f"rank correlation {now.agreement:+.2f}, standard error {now.agreement_se:.2f}"
+    opposes = f", against it by {-opposed:.1f} standard errors" if clearly else ""
     return Finding(
         "agreement",
-        "the reward does not rank the captions of an image as the held-out scorer does "
-        f"({measured}): it may reward what is not there",
-        now.agreement if opposed else max(values),
-        -limits.agreement_errors * now.agreement_se if opposed else limits.agreement,
+        "the reward does not rank the captions of an image as the held-out scorer does (rank "
+        f"correlation {_signed(values)} at {len(values)} evaluations{opposes}): it may reward what "
+        "is not there",
+        opposed if clearly else max(values),
+        -limits.agreement_errors if clearly else limits.agreement,
     )
+
+
+def _errors_of_agreement(evaluations: Sequence[Evidence]) -> float:
+    """The sum of their agreements in its standard errors; 0 where one is not measured."""
+    total = sum(e.agreement for e in evaluations)
+    error = sum(e.agreement_se**2 for e in evaluations) ** 0.5
+    if total != total or error != error:
+        return 0.0
+    return total / max(error, 1e-9)
 
 
 def reward_agreement(h: History, limits: Limits) -> Finding | None:

@@ -64,7 +64,9 @@ class GuardedTracker:
     A server that is away, a store that cannot be written: neither may end a run.
     """
 
-    def __init__(self, name: str, callback: Any, args: Any, report: Callable[[str], object]):
+    def __init__(
+        self, name: str, callback: Any, args: Any, report: Callable[[str], object]
+    ) -> None:
         """args: TRL's, whose `report_to` loses the name where the tracker fails."""
         self.name, self.callback, self.args = name, callback, args
         self.report, self.failed = report, False
