@@ -84,7 +84,7 @@ class Trial:
 
 
 def weak_scorer(_: Trial) -> list[str]:
-    """Scorer A stopped early: right about colours and sizes, often wrong about shapes."""
+    """Scorer A stopped early: nouns .57, attributes .63, objects swapped .44 (`quality.json`)."""
     folder = BUILT / "weak-scorer"
     if not (folder / "open_clip_model.safetensors").exists():
         data = pool(BUILT, 30_000_000, WEAK_SCENES)

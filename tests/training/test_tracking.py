@@ -98,8 +98,7 @@ class FailingTracker(INTEGRATION_TO_CALLBACK["mlflow"]):
 
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch):
     monkeypatch.setitem(tracking.INTEGRATION_TO_CALLBACK, "mlflow", FailingTracker)
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setattr(tracking.os, "environ", {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"})
     tracker, steps, sentences = FailingTracker(), [], []
     after = SimpleNamespace(
         on_log=lambda args, state, control, **_: steps.append(state.global_step)
@@ -109,6 +108,8 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch):
     handler.callbacks = [tracker, after]
     tracking.guard_trackers(SimpleNamespace(args=args, callback_handler=handler), sentences.append)
     assert args.report_to == ["trackio"], "TRL logs nothing to mlflow by itself"
+    waits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    assert tracking.os.environ == waits, "the user's own stays"
     for step in (1, 2, 3):
         state = SimpleNamespace(global_step=step)
         handler.call_event("on_log", args, state, TrainerControl(), logs={"loss": 0.0})
