@@ -301,7 +301,7 @@ def test_smollm2_itself(tmp_path, monkeypatch):
     language, ours = real_language.smollm2(), real_language.OURS
     if not ours.is_file():
         ours, data = tmp_path / "ours.safetensors", pool(tmp_path, 40_000_000, 520)
-        budget = Budget((0, 1), (0, 1))
+        budget = Budget(0, 1)
         real_language.build(language, data, tmp_path, ours, device=CPU, budget=budget)
     assert ours.stat().st_size < 10 * 2**20
     real_language.compose(language, ours, tmp_path / "SmolVLM")
