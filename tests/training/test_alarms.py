@@ -67,7 +67,7 @@ def test_a_bad_reward_is_told_of_and_the_run_goes_on_or_ends(bad_run, capsys):
 
 @pytest.mark.slow
 def test_a_roll_back_keeps_the_best_adapter_and_no_checkpoint_of_the_rest(bad_run):
-    directory = bad_run("alarm-rollback", "monitor.on_alarm=rollback")
+    directory = bad_run("alarm-rollback", "monitor.on_alarm=rollback", "train.save_steps=1")
     alarm, *_ = rows(directory, "alarms.jsonl")
     evaluations = rows(directory, "evaluations.jsonl")
     step = int(alarm["sentence"].removesuffix("'s").rpartition("the adapter kept is step ")[2])
@@ -76,6 +76,6 @@ def test_a_roll_back_keeps_the_best_adapter_and_no_checkpoint_of_the_rest(bad_ru
     kept = json.loads((directory / "adapter" / "heldout.json").read_text())
     assert kept["score"] == best["score"]
     assert not (directory / f"checkpoint-{alarm['step']}").exists()
-    saved = torch.load(directory / "checkpoint-3" / "state_0.pt", weights_only=True)
+    saved = torch.load(directory / "checkpoint-2" / "state_0.pt", weights_only=True)
     assert saved["alarms"]["judge"]["history"]["recent"][-1]["step"] == 2
     assert read_run(directory).monitor.on_alarm == "rollback"

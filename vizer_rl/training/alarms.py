@@ -162,7 +162,7 @@ class Alarms(TrainerCallback):
         self._raised = False
         if raised[0]:
             control.should_training_stop = True
-            control.should_save = control.should_save or self.action == "stop"
+            control.should_save = self.action == "stop"  # no roll-back goes on from here
 
     def state_dict(self) -> dict[str, Any]:
         state = {"judge": self.judge.state_dict(), "means": self._means.state_dict()}
