@@ -137,7 +137,7 @@ def evaluate(family: str, row: str, clip: str) -> None:
     for name, metrics in EVALUATED.items():
         if not runner.finished([folder / f"images-{name}"], "eval.json"):
             words = ["--run", folder.name, "--images", str(DATA / name), "--clip", clip]
-            runner.command("evaluate", *words, "--metrics", *metrics)
+            runner.command("evaluate", *words, "--no-controls", "--metrics", *metrics)
 
 
 def make(flags: Namespace, rows: Iterable[str]) -> list[str]:

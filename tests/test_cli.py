@@ -169,8 +169,10 @@ def test_caption_and_evaluate_pass_the_run_directory_by_name_or_path(monkeypatch
     Path("runs/x").mkdir(parents=True)
     assert cli.main(["caption", "--run", "x", "a.png", "b.png"]) == 0
     assert cli.main(["evaluate", "--run", "runs/x"]) == 0
+    assert cli.main(["evaluate", "--run", "runs/x", "--no-controls"]) == 0
     assert calls == [
         (Path("runs/x"), ["a.png", "b.png"]),
+        (Path("runs/x"), None, (), (), None, (), "controls"),
         (Path("runs/x"), None, (), (), None, (), "rewards"),
     ]
 

@@ -33,7 +33,12 @@ def refused(words, capsys):
 
 def commands(run):
     """The commands that read a run, of which each must refuse what both read."""
-    return ["evaluate", "--run", "mine"], ["caption", str(run.images), "--run", "mine"]
+    return ["evaluate", "--run", "mine", "--no-controls"], [
+        "caption",
+        str(run.images),
+        "--run",
+        "mine",
+    ]
 
 
 @pytest.mark.parametrize("content", [*WRONG, b"source: x", b'{"source": "x", "ids": []}'])

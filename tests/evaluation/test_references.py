@@ -184,7 +184,9 @@ def test_evaluate_with_references_and_objects(run, tmp_path, monkeypatch, capsys
         instances["images"].append({"id": number, "file_name": image_id})
     paths.append(written(tmp_path, "instances.json", instances))
     words = [str(path) for path in paths]
-    code = cli.main(["evaluate", "--run", str(run.directory), "--references", *words])
+    code = cli.main(
+        ["evaluate", "--run", str(run.directory), "--no-controls", "--references", *words]
+    )
     message = capsys.readouterr().out
     assert code == 0, message
     matches, rows = results(run.directory)
@@ -212,7 +214,9 @@ def test_evaluate_with_references_and_objects(run, tmp_path, monkeypatch, capsys
 
 def test_a_wrong_reference_file_is_refused_before_anything_is_loaded(run, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(evaluate.load, "load_policy", None)  # not reached
-    code = cli.main(["evaluate", "--run", str(run.directory), "--references", "gone.json"])
+    code = cli.main(
+        ["evaluate", "--run", str(run.directory), "--no-controls", "--references", "gone.json"]
+    )
     assert code == 2
     assert "reference file 'gone.json' not found" in capsys.readouterr().err
 

@@ -67,7 +67,7 @@ def test_every_evaluation_of_a_run_has_its_rewards(command, capsys):
     assert '"rewards":{"self_retrieval":[' in page.read_text()
     page.unlink()
     lines.unlink()
-    assert cli.main(["evaluate", "--run", "rewarded"]) == 0
+    assert cli.main(["evaluate", "--run", "rewarded", "--no-controls"]) == 0
     assert lines.read_bytes() == after_training
     assert '"rewards":{"self_retrieval":[' in page.read_text()
     shown = capsys.readouterr().out
@@ -85,10 +85,10 @@ def test_rewards_that_cannot_be_prepared_are_left_out_and_the_rest_is_there(comm
     assert gone != settings
     (directory / "config.yaml").write_text(gone)
     assert cli.main(["evaluate", "--run", "copied"]) == 0
-    sentence = "Rewards of the captions: reward 'self_retrieval': encoder "
+    sentence = "Controls and rewards of the captions: reward 'self_retrieval': encoder "
     (left_out,) = json.loads((directory / "eval.json").read_text())["left_out"]
     assert left_out.startswith(sentence)
     assert "/nowhere" in left_out
     assert left_out in capsys.readouterr().out.replace("\n", " ")
-    assert "Rewards of the captions: reward" in (directory / "report.html").read_text()
+    assert "Controls and rewards of the captions: reward" in (directory / "report.html").read_text()
     assert "base_rewards" not in (directory / "captions.jsonl").read_text()

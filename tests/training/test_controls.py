@@ -1,4 +1,4 @@
-"""`vizer-rl evaluate --controls` on a tiny run: its rows come from the base, and have a verdict."""
+"""`vizer-rl evaluate` on a tiny run: its rows come from the base, and have a verdict."""
 
 import json
 from types import SimpleNamespace
@@ -38,8 +38,8 @@ def test_a_run_is_held_against_what_needs_no_training(command, capsys, monkeypat
     before = json.loads((directory / "eval.json").read_text())
     rewards = [rewards_of(line) for line in (directory / "captions.jsonl").open()]
     assert "verdict" not in before
-    assert "vizer-rl evaluate --run controlled --controls" in capsys.readouterr().out
-    assert cli.main(["evaluate", "--run", "controlled", "--controls"]) == 0
+    assert "vizer-rl evaluate --run controlled" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--run", "controlled"]) == 0
     result = json.loads((directory / "eval.json").read_text())
     assert {key: result[key] for key in ("base", "trained", "change")} == {
         key: before[key] for key in ("base", "trained", "change")

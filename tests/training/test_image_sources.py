@@ -37,6 +37,6 @@ def test_a_run_on_a_folder_and_an_archive(command, workplace, capsys):
     page = (directory / "report.html").read_text()
     assert "cannot be read" not in page
     assert "Pictures:" not in page
-    assert cli.main(["evaluate", "--run", "several"]) == 0
-    assert cli.main(["evaluate", "--run", "several", "--images", "more.zip"]) == 0
+    assert cli.main(["evaluate", "--run", "several", "--no-controls"]) == 0
+    assert cli.main(["evaluate", "--run", "several", "--images", "more.zip", "--no-controls"]) == 0
     assert (directory / "images-more-zip" / "eval.json").is_file()

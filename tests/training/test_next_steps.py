@@ -48,7 +48,7 @@ def test_next_steps_name_the_run_and_open_wandb(printed):
     offline = printed(make_run(), mode="offline", url=None, dir="runs/my run")
     assert "wandb sync 'runs/my run'" in offline
     assert ".venv/bin/vizer-rl caption photo.jpg --run mine" in offline
-    assert ".venv/bin/vizer-rl evaluate --run mine --controls" in offline
+    assert ".venv/bin/vizer-rl evaluate --run mine" in offline
     assert "make train-smolvlm PROFILE=full IMAGES=~/photos NAME=photos" in offline
     assert "W&B" not in printed(make_run())
 
@@ -71,7 +71,7 @@ def test_after_a_run_on_own_images_nobody_is_advised_to_do_what_is_done(profile,
         ".venv/bin/wandb sync w",
         f"{vizer_rl} caption ~/more-photos --run mine",
         f"{vizer_rl} train runs/mine/config.yaml train.max_steps=800 --resume",
-        f"{vizer_rl} evaluate --run mine --controls",
+        f"{vizer_rl} evaluate --run mine",
         f"{vizer_rl} export --run mine --to adapter --out mine-lora",
     ]
     assert "is it better than prompts, best of 8 and captions as long" in shown

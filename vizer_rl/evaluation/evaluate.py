@@ -73,11 +73,8 @@ def evaluate(
     ids, features, rows = _captioned(policy, subject, scorers, console)
     images = replace(subject.images, ids=ids, skipped={})
     captions = {name: row.captions for name, row in rows.items()}
-    if controls:
-        beside = controls(run, images, captions)
-        _add_controls(rows, beside, images, scorers, policy, console)
-    else:
-        beside = Controls({}, _rewards(rewards, policy, images, captions, subject.left_out))
+    beside = _beside(rewards, controls, policy, images, captions, subject.left_out)
+    _add_controls(rows, beside, images, scorers, policy, console)
     by_reference = None
     if plan:
         other = _clip(run, clip_model) if clip_model else scorers.get(HELDOUT)
@@ -98,7 +95,7 @@ def evaluate(
     write_jsonl(subject.target / "captions.jsonl", lines)
     subject.write(ids)
     print_evaluation(console, result, lines, "images" if subject.other else "held-out images")
-    if controls:
+    if beside.rows:
         print_controls(console, result)
     console.print(f"\nRun directory: {subject.target}", soft_wrap=True)
     write_report([subject.target], console)
@@ -178,23 +175,28 @@ def _add_controls(
             extend_rows(rows, captions, ids, pictures, scorers, policy.reference)
 
 
-def _rewards(
-    make: MakeRewards | None,
+def _beside(
+    rewards: MakeRewards | None,
+    controls: MakeControls | None,
     policy: RunPolicy,
     images: ImageFolder,
     captions: dict[str, list[str]],
     left_out: list[str],
-) -> CaptionRewards:
-    """The rewards of the captions; none where a reward cannot judge here: `left_out` says why."""
-    if make is None:
-        return {}
+) -> Controls:
+    """The rewards of the captions, and controls; neither where rewards cannot be prepared here.
+
+    As where their images or the training scorer are not there: `left_out` says why.
+    """
     try:
-        return make(policy, images, captions)
+        if controls:
+            return controls(policy.run, images, captions)
+        return Controls({}, rewards(policy, images, captions) if rewards else {})
     except Exception as error:
         if (message := user_message(error)) is None:
             raise
-        left_out.append(f"Rewards of the captions: {message.rstrip('.')}.")
-        return {}
+        both = "Controls and rewards" if controls else "Rewards"
+        left_out.append(f"{both} of the captions: {message.rstrip('.')}.")
+        return Controls({}, {})
 
 
 def _judged(

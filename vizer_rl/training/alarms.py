@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from .heldout_scores import HeldoutScores
 
 ALARMS_FILE = "alarms.jsonl"  # one object per alarm
 EVIDENCE_FILE = "evaluations.jsonl"  # one object per evaluation: what alarms are judged by
+ROLLOUTS = 10  # that an evaluation compares rewards and held-out scorer over, at most
 LOGGED = {  # of the evidence, under these names
     "agreement": "heldout/agreement",
     "below_best": "heldout/below_best",
@@ -83,6 +85,7 @@ class Alarms(TrainerCallback):
         self.judge, self._means = Judge(), Means()
         self._first = self._best = HeldoutScores()
         self._kept_step, self._raised = 0, False
+        self._rollouts = deque[RolloutRecord](maxlen=ROLLOUTS)  # since the last evaluation
 
     def take(self, result: HeldoutResult) -> None:
         """Judge an evaluation: log and write down its evidence, raise its alarms."""
@@ -124,14 +127,21 @@ class Alarms(TrainerCallback):
             "repeated_3grams": signs.repeated_3grams(result.captions),
             **self._means.take(),
         }
-        record = self.rollout() if result.step else None
-        if record is not None and self.rewarded:
-            scored = signs.Scored(record, self.normalised)
-            with suppress(ImageError):  # a file changed since it was sampled for: no agreement
-                cosines_N = self.heldout(record.image_ids, record.captions)
-                values["agreement"], values["agreement_se"] = scored.agreement(cosines_N)
-            values["reward_agreement"] = scored.reward_agreement()
+        if self._rollouts:
+            agreements = [x for record in self._rollouts for x in self._agreements(record)]
+            newest = signs.Scored(self._rollouts[-1], self.normalised)
+            pair = signs.mean_and_error(agreements)
+            values["agreement"], values["agreement_se"] = pair
+            values["reward_agreement"] = newest.reward_agreement()
+            self._rollouts.clear()
         return Evidence(result.step, result.score, **values)
+
+    def _agreements(self, record: RolloutRecord) -> list[float]:
+        """Of each group; none where a file changed since it was sampled for."""
+        with suppress(ImageError):
+            cosines_N = self.heldout(record.image_ids, record.captions)
+            return signs.Scored(record, self.normalised).agreements(cosines_N)
+        return []
 
     def _write(self, file: str, row: Evidence | Alarm) -> None:
         """Append a row to a file of the run directory; a NaN is null."""
@@ -148,6 +158,8 @@ class Alarms(TrainerCallback):
             self._means.add("reward", scored.total_N.mean().item())
             self._means.add("reward_std", scored.total_N.std().item())
             self._means.add("flat_groups", scored.flat_groups())
+            if not (self._rollouts and self._rollouts[-1].captions == record.captions):
+                self._rollouts.append(record)  # once, though it may train twice
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         for name in ("entropy", "kl_per_caption"):
@@ -167,13 +179,15 @@ class Alarms(TrainerCallback):
     def state_dict(self) -> dict[str, Any]:
         state = {"judge": self.judge.state_dict(), "means": self._means.state_dict()}
         scores = {"first": asdict(self._first), "best": asdict(self._best)}
-        return {**state, **scores, "kept_step": self._kept_step}
+        rollouts = [dict(vars(record)) for record in self._rollouts]
+        return {**state, **scores, "rollouts": rollouts, "kept_step": self._kept_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.judge.load_state_dict(state["judge"])
         self._means.load_state_dict(state["means"])
         self._first, self._best = (HeldoutScores(**state[k]) for k in ("first", "best"))
         self._kept_step = state["kept_step"]
+        self._rollouts.extend(RolloutRecord(**record) for record in state["rollouts"])
 
 
 class Means:

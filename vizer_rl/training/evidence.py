@@ -30,8 +30,9 @@ class Evidence:
     of the words that have an alternative), doubtful_rise (over the first evaluation) with its
     standard error, words, distinct_2, repeated_3grams. Of the rollouts since the
     evaluation before, means: reward, reward_std, flat_groups, unended, entropy (nats per token),
-    kl_per_caption (nats). Of the last rollout: agreement of reward and held-out scorer with its
-    standard error over groups, reward_agreement of the content rewards with each other.
+    kl_per_caption (nats). Of the last of these, 10 at most: agreement of reward and held-out
+    scorer with its standard error over groups; of the last one: reward_agreement of the content
+    rewards with each other.
     """
 
     step: int
@@ -77,15 +78,16 @@ def repeated_3grams(captions: Sequence[str]) -> float:
     return sum(map(share, captions)) / len(captions)
 
 
-def mean_within(x_NG: np.ndarray, y_NG: np.ndarray) -> tuple[float, float]:
-    """Mean rank correlation within groups, its standard error over those that have an order.
+def correlations(x_NG: np.ndarray, y_NG: np.ndarray) -> list[float]:
+    """Rank correlations within groups, of those that have an order."""
+    values = within(x_NG, y_NG)
+    return list(map(float, values[~np.isnan(values)]))
 
-    NaN where no group has one, the error where fewer than MIN_GROUPS have.
-    """
-    correlations = within(x_NG, y_NG)
-    kept = correlations[~np.isnan(correlations)]
-    mean = float(kept.mean()) if len(kept) else nan
-    return mean, float(kept.std(ddof=1) / len(kept) ** 0.5) if len(kept) >= MIN_GROUPS else nan
+
+def mean_and_error(correlations: Sequence[float]) -> tuple[float, float]:
+    """The mean over groups, its standard error; NaN of none, the error of less than MIN_GROUPS."""
+    n, mean = len(correlations), float(np.mean(correlations)) if correlations else nan
+    return mean, float(np.std(correlations, ddof=1) / n**0.5) if n >= MIN_GROUPS else nan
 
 
 class Scored:
@@ -104,15 +106,15 @@ class Scored:
         spread_N = self.scores_NG.amax(1) - self.scores_NG.amin(1)
         return (spread_N < SPREAD).float().mean().item()
 
-    def agreement(self, heldout_N: torch.Tensor) -> tuple[float, float]:
-        """Mean rank correlation, within groups, of reward and held-out cosines (N,); its error."""
-        return mean_within(self._grouped(self.scores_NG.flatten()), self._grouped(heldout_N))
+    def agreements(self, heldout_N: torch.Tensor) -> list[float]:
+        """Rank correlations, within groups, of reward and held-out cosines (N,)."""
+        return correlations(self._grouped(self.scores_NG.flatten()), self._grouped(heldout_N))
 
     def reward_agreement(self) -> float:
         """The same of each two content rewards; NaN where there is no pair."""
         judges = [k for k, content in enumerate(self.record.content) if content]
         columns = [self._grouped(self.record.rewards_NK[:, k]) for k in judges]
-        values = [mean_within(x, y)[0] for x, y in combinations(columns, 2)]
+        values = [mean_and_error(correlations(x, y))[0] for x, y in combinations(columns, 2)]
         kept = [value for value in values if value == value]
         return sum(kept) / len(kept) if kept else nan
 

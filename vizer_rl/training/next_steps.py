@@ -76,7 +76,7 @@ def _controls_step(name: str) -> Step:
     """The rows that cost minutes, so that no training waits for them."""
     return (
         "is it better than prompts, best of 8 and captions as long, which need no training",
-        f".venv/bin/vizer-rl evaluate --run {name} --controls",
+        f".venv/bin/vizer-rl evaluate --run {name}",
     )
 
 
