@@ -113,8 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         (scorer, "--captions", "FILE", "captions of them, one {image_id, caption} per line"),
     ):
         sub.add_argument(flag, metavar=metavar, help=text)
-    text = "without the rows that need no training and are to be beaten: they take minutes"
-    evaluate.add_argument("--no-controls", dest="controls", action="store_false", help=text)
+    text = "rows that need no training and are to be beaten: they take minutes"
+    evaluate.add_argument(
+        "--controls", action=argparse.BooleanOptionalAction, default=True, help=text
+    )
     audit.add_argument("--strict", action="store_true", help="exit with 1 if the verdict is fail")
     audit.epilog = "Writes audit.json and audit.html into runs/NAME, or, before it, audits/NAME."
     return parser
