@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 
 from .evidence import Evidence
 
@@ -24,7 +25,8 @@ class Limits:
     doubtful_errors: float = 2.0
     doubtful_rise: float = 0.03
     agreement: float = 0.0
-    agreement_errors: float = 3.0
+    agreement_bound: float = 0.1
+    agreement_errors: float = 2.0
     reward_agreement: float = -0.1
     distinct_2: float = 0.4
     repeated_3grams: float = 0.2
@@ -106,31 +108,33 @@ def doubtful(h: History, limits: Limits) -> Finding | None:
 
 
 def agreement(h: History, limits: Limits) -> Finding | None:
-    """Reward and held-out scorer do not rank captions of an image alike: thrice, or are opposed."""
+    """Reward and held-out scorer do not rank captions of an image alike: thrice, or clearly not."""
     values = [e.agreement for e in h.recent]
     absent = len(values) == MEMORY and all(value <= limits.agreement for value in values)
-    opposed = min(_errors_of_agreement(h.recent[-n:]) for n in range(1, len(values) + 1))
-    clearly = opposed < -limits.agreement_errors
+    ranges = range(1, len(values) + 1)
+    bounds = [_agreement_bound(h.recent[-n:], limits.agreement_errors) for n in ranges]
+    bound = min(filter(isfinite, bounds), default=inf)
+    clearly = bound < limits.agreement_bound
     if not (clearly or absent):
         return None
-    opposes = f", against it by {-opposed:.1f} standard errors" if clearly else ""
+    at_most = (
+        f", at most {bound:+.2f} by {limits.agreement_errors:g} standard errors" if clearly else ""
+    )
     return Finding(
         "agreement",
         "the reward does not rank the captions of an image as the held-out scorer does (rank "
-        f"correlation {_signed(values)} at {len(values)} evaluations{opposes}): it may reward what "
+        f"correlation {_signed(values)} at {len(values)} evaluations{at_most}): it may reward what "
         "is not there",
-        opposed if clearly else max(values),
-        -limits.agreement_errors if clearly else limits.agreement,
+        bound if clearly else max(values),
+        limits.agreement_bound if clearly else limits.agreement,
     )
 
 
-def _errors_of_agreement(evaluations: Sequence[Evidence]) -> float:
-    """The sum of their agreements in its standard errors; 0 where one is not measured."""
-    total = sum(e.agreement for e in evaluations)
-    error = sum(e.agreement_se**2 for e in evaluations) ** 0.5
-    if total != total or error != error:
-        return 0.0
-    return total / max(error, 1e-9)
+def _agreement_bound(evaluations: Sequence[Evidence], errors: float) -> float:
+    """Their mean agreement and so many standard errors more; NaN where one is not measured."""
+    mean = sum(e.agreement for e in evaluations) / len(evaluations)
+    error = sum(e.agreement_se**2 for e in evaluations) ** 0.5 / len(evaluations)
+    return mean + errors * error
 
 
 def reward_agreement(h: History, limits: Limits) -> Finding | None:
