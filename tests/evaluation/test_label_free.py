@@ -150,7 +150,11 @@ def test_a_verdict_against_the_trained():
     assert [t["better"] for t in verdict["tests"]] == [False] * 3
     assert {t["control"] for t in verdict["tests"]} == {"base"}  # the best of them all
     better, wrong, length = verdict["sentences"]
-    assert better.startswith("Not better throughout than the best control, base: ")
+    assert better.startswith(
+        "Not better throughout than the best control, base: held-out score -.1"
+    )
+    assert better.count(", worse)") == 2, "held-out score and retrieval"
+    assert better.count(", not shown)") == 1, "F1 is the same"
     assert wrong.startswith("Hallucination worse: hallucinated .300, base .100, difference +.200")
     assert length == "Length not within 10%: 4.0 words, the control 10.0 (-60%)."
 

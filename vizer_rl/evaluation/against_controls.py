@@ -138,12 +138,24 @@ def _is_better(metric: str, change: float, enough: bool) -> bool:
 def _better_sentence(tests: list[dict[str, Any]], by: str, best: str, better: bool) -> str:
     parts = [
         f"{title(t['metric'])} {interval_text(t['difference'], t['metric'], 'change')} "
-        f"(p {t['p_holm']:.3f}{'' if t['better'] else ', not shown'})"
+        f"(p {t['p_holm']:.3f}{_against(t)})"
         for t in tests
     ]
     begin = "Better" if better else "Not better throughout"
     rule = "" if by == HELDOUT else f" by {title(by)}"
     return f"{begin} than the best control{rule}, {ROWS[best]}: {', '.join(parts)}; p after Holm."
+
+
+def _against(test: Mapping[str, Any]) -> str:
+    """What a test that does not speak for training says."""
+    wrong_way = (test["difference"]["value"] > 0) == (test["metric"] in LOWER)
+    return (
+        ""
+        if test["better"]
+        else ", worse"
+        if wrong_way and test["p_holm"] < LEVEL
+        else ", not shown"
+    )
 
 
 def _wrong_sentence(

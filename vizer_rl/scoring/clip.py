@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import safetensors.torch
 import torch
 from open_clip.transformer import AttentionalPooler
 from PIL.Image import Image
+from torch import Tensor
+from torch.func import functional_call
 
 from rewards.lib import disk_cache
 from rewards.lib.images import image_hash
@@ -23,7 +26,7 @@ from ..errors import UserError, user_message
 from ..policy.weights_hash import weights_hash
 
 STORE_MIN = 256  # images: fewer are quicker encoded than read from the store
-BATCH = 64  # images encoded together
+BATCH, TEXTS = 64, 256  # images, and texts, encoded together
 
 
 class OpenClip:
@@ -121,13 +124,8 @@ class OpenClip:
         captions = [without_opening(caption, self.opening) for caption in captions]
         unique = list(dict.fromkeys(captions))
         if self._last_texts[0] != unique:
-            parts = [
-                self.model.encode_text(
-                    self.tokenizer(unique[i : i + 256]).to(self.device), normalize=True
-                )
-                for i in range(0, len(unique), 256)
-            ]
-            self._last_texts = unique, torch.cat(parts).float()
+            vectors = encode_text(self.model, self.tokenizer(unique), self.device)
+            self._last_texts = unique, vectors
         row = {c: k for k, c in enumerate(unique)}
         return self._last_texts[1][[row[c] for c in captions]]
 
@@ -139,6 +137,29 @@ class OpenClip:
         captions = [without_opening(caption, self.opening) for caption in captions]
         beyond = self.tokenizer(captions, context_length=4 * length)[:, length:-1]
         return (beyond != beyond[:, :1]).any(1).tolist()
+
+
+def encode_text(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
+    """Unit vectors (N, D), float32, of tokens (N, context_length), on this device.
+
+    A causal tower (Radford et al. 2021, arXiv 2103.00020) reads a text at its last token: texts of
+    like length are encoded together, and no place behind the longest of these. Others are whole.
+    """
+    causal = isinstance(model, open_clip.CLIP) and model.attn_mask is not None
+    if not (causal and model.text_pool_type == "argmax"):
+        parts = [model.encode_text(t.to(device), normalize=True) for t in tokens.split(TEXTS)]
+        return torch.cat(parts).float()
+    last, parts = tokens.argmax(-1), []
+    order = last.argsort()
+    for rows in order.split(TEXTS):
+        n = int(last[rows].max()) + 1
+        cut = {
+            "positional_embedding": model.positional_embedding[:n],
+            "attn_mask": model.attn_mask[:n, :n],
+        }
+        text = {"text": tokens[rows, :n].to(device)}
+        parts.append(functional_call(model, cut, kwargs=text)[1])
+    return torch.cat(parts).float()[order.argsort()]
 
 
 def load_or_why(name: str, device: torch.device, opening: str) -> tuple[OpenClip | None, str]:

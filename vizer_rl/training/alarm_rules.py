@@ -117,13 +117,13 @@ def agreement(h: History, limits: Limits) -> Finding | None:
     clearly = bound < limits.agreement_bound
     if not (clearly or absent):
         return None
-    at_most = (
+    clause = (
         f", at most {bound:+.2f} by {limits.agreement_errors:g} standard errors" if clearly else ""
     )
     return Finding(
         "agreement",
         "the reward does not rank the captions of an image as the held-out scorer does (rank "
-        f"correlation {_signed(values)} at {len(values)} evaluations{at_most}): it may reward what "
+        f"correlation {_signed(values)} at {len(values)} evaluations{clause}): it may reward what "
         "is not there",
         bound if clearly else max(values),
         limits.agreement_bound if clearly else limits.agreement,
