@@ -148,14 +148,10 @@ def _better_sentence(tests: list[dict[str, Any]], by: str, best: str, better: bo
 
 def _against(test: Mapping[str, Any]) -> str:
     """What a test that does not speak for training says."""
+    if test["better"]:
+        return ""
     wrong_way = (test["difference"]["value"] > 0) == (test["metric"] in LOWER)
-    return (
-        ""
-        if test["better"]
-        else ", worse"
-        if wrong_way and test["p_holm"] < LEVEL
-        else ", not shown"
-    )
+    return ", worse" if wrong_way and test["p_holm"] < LEVEL else ", not shown"
 
 
 def _wrong_sentence(
