@@ -92,6 +92,11 @@ def test_a_good_recipe_is_audited_and_shown(audit, workplace, capsys):
     assert result["order"]["heldout"]["sum"]["value"] > 0.2
     assert result["truth"]["within"]["sum"]["value"] > 0.2
     assert result["headroom"]["best_of"]["8"]["value"] > result["headroom"]["best_of"]["1"]["value"]
+    doubtful = result["headroom"]["doubtful"]  # the recipe is a dial
+    change = doubtful["greedy"]["value"] - doubtful["picked"]["value"]
+    assert doubtful["gain"]["value"] == pytest.approx(change)
+    assert 0 < doubtful["words"] < 2
+    assert "Doubtful words, of which the dial asks for fewer: now" in printed
     shown = Page((folder / "audit.html").read_text())
     assert len(shown.images) == len(result["worst"])
     assert all(image.startswith("data:image/webp;base64,") for image in shown.images)

@@ -116,7 +116,7 @@ def test_a_good_set_up_passes_and_is_told_what_is_well():
         (["scorers", "heldout"], "a", "warn", "are the same"),
         (["order", "distinct"], 1.4, "fail", "1.4 differ"),
         (["order", "distinct"], 2.5, "warn", "2.5 differ"),
-        (["headroom", "gain_over_greedy"], about(0.01, 0.03), "fail", "Nothing left to say"),
+        (["headroom", "gain_over_greedy"], about(0.01, 0.03), "fail", "Nothing left to gain"),
         (["headroom", "gain_over_greedy"], about(0.01), "warn", "64 images cannot tell"),
     ],
 )
@@ -159,6 +159,41 @@ def test_what_a_real_clip_does_not_tell_apart_is_named_in_one_warning_that_refus
     numbers["attacks"]["relation replaced"] |= {"wins": {"sum": None}, "images": 0}
     numbers["attacks"][OF_FIVE]["wins"] = each(0.58)
     assert verdict(numbers)["overall"] == "pass"
+
+
+def dial(gain, words=0.8):
+    """The verdict under a dial, where the held-out score of the picks is clearly lower."""
+    numbers = deepcopy(WELL)
+    doubtful = {"greedy": about(0.3), "picked": about(0.2), "gain": gain, "words": words}
+    numbers["headroom"] |= {"gain_over_greedy": about(-0.2, 0.01), "doubtful": doubtful}
+    return verdict(numbers)
+
+
+def test_under_a_dial_fewer_doubtful_words_are_what_there_is_to_gain():
+    result = dial(about(0.1, 0.05))
+    (line,) = result["lines"]
+    assert result["overall"] == "pass"
+    assert "best of 8 -0.100 [-0.150, -0.050] in the share of doubtful words;" in line["says"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "words", "level", "says"),
+    [
+        (about(0.02, 0.05), 0.8, "warn", "64 images cannot tell whether there is anything to gain"),
+        (about(-0.02, 0.04), 0.8, "fail", "Nothing left to gain: the best of 8 by this reward"),
+        (
+            about(0.1, 0.05),
+            0.4,
+            "warn",
+            "has 40\N{NO-BREAK SPACE}% of the words that the base says",
+        ),
+        (about(0.1, 0.05), 0.5, "pass", "There is something to gain"),
+    ],
+)
+def test_a_dial_s_gain_has_to_be_clear_and_of_enough_words(gain, words, level, says):
+    result = dial(gain, words)
+    assert result["overall"] == level
+    assert says in result["lines"][0]["says"]
 
 
 def test_an_attack_that_was_hardly_tried_is_not_told_of():

@@ -20,11 +20,21 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from ..config.recipe import has_dial
 from ..data.scenes import truth_of
 from ..files import write_text
 from ..scoring.contract import RewardError
 from .attack_scores import AttackScores
-from .controls import against_truth, headroom, image_control, noise, order, policy_control, with_sum
+from .controls import (
+    against_truth,
+    fewer_doubtful,
+    headroom,
+    image_control,
+    noise,
+    order,
+    policy_control,
+    with_sum,
+)
 from .judges import Judges, RunParts
 from .report_console import show_short
 from .report_html import page
@@ -73,6 +83,8 @@ def audit(parts: RunParts, *, thorough: bool = True) -> dict[str, Any]:
             result["controls"]["policy"] = policy_control(judges, sample)
         result["order"] = order(judges, sample, columns)
         result["headroom"] = headroom(sample, columns["sum"])
+        if has_dial({name: {"weight": w} for name, w in result["rewards"].items()}):
+            result["headroom"]["doubtful"] = fewer_doubtful(judges, sample, columns["sum"])
         if thorough:
             result["noise"] = noise(judges, sample, columns)
             truth = _truth(parts, sample.image_ids)

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from rewards.lib.lexicon import Lexicon
+from rewards.lib.word_classes import WordClasses
+
 from ..data.perturb import augmented, blank
 from ..evaluation import statistics
-from ..evaluation.statistics import (
-    estimate,
-    mean,
-    number,
-    spearman,
-    within,
-)
+from ..evaluation.doubtful_words import doubtful_counts
+from ..evaluation.statistics import estimate, mean, number, ratio, spearman, within
 from .caption_scores import SUM, Metrics, group_sums, weighted_sums
 from .judges import UNCHANGED, Judges
 from .picks import picks, signs
@@ -125,6 +123,30 @@ def headroom(sample: CaptionSample, total: np.ndarray) -> Metrics:
         "ceiling": estimate(sample.heldout_scores.max(1) - greedy),
         "spread": float(sample.heldout_scores.std(1).mean()),
     }
+
+
+def fewer_doubtful(judges: Judges, sample: CaptionSample, total: np.ndarray) -> Metrics | None:
+    """What the sum's picks gain under a dial, which asks for less, so that a cosine falls.
+
+    greedy, picked: doubtful words (evaluation/doubtful_words.py) as a share of those that have an
+    alternative, in the policy's greedy captions and in the best of GROUP_SIZE; gain: by how much
+    that of the picks is smaller; words: how many the picks have, by those of the greedy captions.
+    None where no word has an alternative.
+    """
+    encoder, ids = judges.parts.heldout, sample.image_ids
+    classes = WordClasses(Lexicon.learn(judges.parts.bank.sample.captions))
+    features = encoder.image_features(ids, judges.images(ids))
+    best = np.nan_to_num(total, nan=-np.inf).argmax(1)
+    picked = [group[g] for group, g in zip(sample.captions, best, strict=True)]
+    shares = dict[str, statistics.CorpusMetric]()
+    for name, captions in (("greedy", sample.greedy_captions), ("picked", picked)):
+        counts = doubtful_counts(encoder, features, captions, classes)
+        shares[name] = statistics.CorpusMetric(np.stack(counts, 1).astype(float), ratio)
+    words = [share.rows_NS[:, 1].sum() for share in shares.values()]
+    if not words[0]:
+        return None
+    gain = statistics.difference(shares["greedy"], shares["picked"])
+    return {**statistics.estimates({**shares, "gain": gain}), "words": float(words[1] / words[0])}
 
 
 def against_truth(

@@ -160,6 +160,11 @@ def _headroom(console: Console, result: Mapping[str, Any]) -> None:
         f"\nHeld-out score of the caption the base gives now: {_plain(headroom['greedy'])}"
     )
     console.print(f"  of the sum's pick among n samples: {bests}")
+    if doubtful := headroom.get("doubtful"):
+        console.print(
+            f"Doubtful words, of which the dial asks for fewer: now {_plain(doubtful['greedy'])}, "
+            f"picked {_plain(doubtful['picked'])}"
+        )
     truth = result.get("truth")
     if truth:
         console.print(

@@ -164,6 +164,10 @@ def _headroom(result: Mapping[str, Any]) -> Iterable[str]:
     yield "<h2>What there is to gain</h2>"
     yield "<p>Held-out score of the caption that the weighted sum picks from n samples.</p>"
     yield table(["", "held-out score"], rows)
+    if doubtful := headroom.get("doubtful"):
+        rows = [[n, _value(doubtful[k])] for n, k in (("now", "greedy"), ("picked", "picked"))]
+        yield "<p>The dial asks for less, and a held-out score falls by that. Doubtful words:</p>"
+        yield table(["", "share of doubtful words"], rows)
     if truth:
         kinds = ("f1_greedy", "f1_mean", "f1_picked", "f1_best")
         labels = ("now", "mean sample", "picked from 8", "best of 8 there is")

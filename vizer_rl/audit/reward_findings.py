@@ -24,6 +24,7 @@ from .thresholds import (
     MIN_SWAP_ACCURACY,
     MIN_WIN_RATE,
     Lines,
+    gain_of,
     line,
     low,
     mean,
@@ -48,7 +49,7 @@ def reward_findings(result: Mapping[str, Any]) -> Lines:
     """Whether the weighted sum can be trained on; only the first fatal finding is reported."""
     tied = result["order"]["tied"]["sum"]
     image, agreement = result["controls"]["other"]["sum"], result["order"]["heldout"]["sum"]
-    elicits = low(agreement) > 0 and low(result["headroom"]["gain_over_greedy"]) > 0
+    elicits = low(agreement) > 0 and low(gain_of(result["headroom"])) > 0
     if tied > MAX_TIED:
         yield line(
             "warn" if elicits else "fail",

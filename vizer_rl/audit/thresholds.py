@@ -23,6 +23,7 @@ FATAL_DISTINCT, MIN_DISTINCT = 2.0, 3.0  # different captions of eight: fail bel
 MAX_NOISE = 0.7  # a reward's spread under mild changes of the image, by its spread over captions
 MAX_LENGTH_CORRELATION = 0.8  # within-image rank correlation with the number of words
 MIN_GAIN = 0.5  # a gain on the held-out scorer, by its spread over the captions of an image
+MIN_FEWER = 0.03  # a gain under a dial: so much smaller a share of doubtful words
 SHOWN_TIES = 0.005  # share of ties that is worth a word
 
 Lines = Iterator[dict[str, str]]
@@ -62,6 +63,12 @@ def often_wrong(picks: Number) -> bool:
 def ignores_image(result: Mapping[str, Any]) -> bool:
     """Whether the base finds its captions no likelier with their image than with another."""
     return not prefers_right(result["controls"]["policy"])
+
+
+def gain_of(headroom: Mapping[str, Any]) -> Number:
+    """What choosing gains: under a dial fewer doubtful words, else held-out score."""
+    doubtful = headroom.get("doubtful")
+    return doubtful["gain"] if doubtful else headroom["gain_over_greedy"]
 
 
 def percent(value: float) -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..evaluation.doubtful_words import MIN_JUDGED
 from .reward_findings import reward_findings
 from .thresholds import (
     FATAL_DISTINCT,
     MIN_DISTINCT,
+    MIN_FEWER,
     MIN_GAIN,
     MIN_POLICY_ACCURACY,
     Lines,
+    gain_of,
     ignores_image,
     line,
     mean,
@@ -87,18 +90,28 @@ def _headroom(result: Mapping[str, Any]) -> Lines:
             "there is little to choose from.",
             "Raise train.temperature.",
         )
-    gain = headroom["gain_over_greedy"]
-    gains = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    if gain["low"] <= 0 and gain["high"] > MIN_GAIN * headroom["spread"]:
+    gain, doubtful = gain_of(headroom), headroom.get("doubtful")
+    assert gain is not None
+    minimum = MIN_FEWER if doubtful else MIN_GAIN * headroom["spread"]
+    gains = _gains(gain, bool(doubtful))
+    if gain["low"] <= 0 and gain["high"] > minimum:
         says = f"{result['images']} images cannot tell whether there is anything to gain: best of"
-        yield line("warn", "headroom", f"{says} 8 {gains} on the held-out scorer.", "Audit more.")
+        yield line("warn", "headroom", f"{says} 8 {gains}.", "Audit more.")
     elif gain["low"] <= 0:
         yield line(
             "fail",
             "headroom",
-            "Nothing left to say: the best of 8 by this reward is no better, to the held-out "
+            "Nothing left to gain: the best of 8 by this reward is no better, to the held-out "
             f"scorer, than what the base says now ({gains}).",
             "Another base, other images, or a prompt that asks for more.",
+        )
+    elif doubtful and doubtful["words"] < MIN_JUDGED:
+        yield line(
+            "warn",
+            "headroom",
+            f"The best of 8 by this reward has {percent(doubtful['words'])} of the words that the "
+            f"base says now and that could be others: fewer doubtful ones ({gains}) say little.",
+            "Lower rewards.certainty.at_least, or give more weight to self_retrieval.",
         )
     elif distinct >= MIN_DISTINCT:
         image = result["controls"]["other"]["sum"]
@@ -107,6 +120,14 @@ def _headroom(result: Mapping[str, Any]) -> Lines:
         yield line(
             "pass",
             "headroom",
-            f"There is something to gain: best of 8 {gains} on the held-out scorer; "
+            f"There is something to gain: best of 8 {gains}; "
             f"{clause if prefers_right(image) else ''}the held-out scorer agrees ({rho:+.2f}).",
         )
+
+
+def _gains(gain: Mapping[str, float], dial: bool) -> str:
+    """A gain and its interval in words; of doubtful words, of which there are to be fewer."""
+    value, low, high = (gain[key] for key in ("value", "low", "high"))
+    if dial:
+        return f"{-value:+.3f} [{-high:+.3f}, {-low:+.3f}] in the share of doubtful words"
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}] on the held-out scorer"
