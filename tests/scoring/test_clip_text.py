@@ -9,7 +9,7 @@ from vizer_rl.scoring import clip
 TEXTS = ["a dog", "a", "two small blue stars above a large green heart", "a cat " * 60, ""]
 
 
-def towers(model):
+def places(model):
     """The number of places of each text that its text tower has computed."""
     lengths = []
     hook = model.ln_final.register_forward_hook(lambda _, args, out: lengths.append(out.shape[1]))
@@ -26,7 +26,7 @@ def test_texts_cut_where_they_end_have_the_vectors_of_the_whole_context(name, mo
         model = open_clip.create_model(name).eval()
         tokenizer = open_clip.get_tokenizer(name)
     tokens = tokenizer(TEXTS)
-    lengths, hook = towers(model)
+    lengths, hook = places(model)
     with torch.no_grad():
         cut = clip.encode_text(model, tokens, torch.device("cpu"))
         hook.remove()

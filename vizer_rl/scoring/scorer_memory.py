@@ -11,12 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..assets import ASSETS
 from ..policy.live_bytes import LiveBytes, fake_tensors
-
-IMAGES, TEXTS = 64, 256  # that go through a scorer together (clip.py)
+from .clip import BATCH, TEXTS
 
 
 def scorer_bytes(name: str, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of a scorer's weights, and of its passes over IMAGES and TEXTS."""
+    """Bytes of a scorer's weights, and of its passes over BATCH images and TEXTS texts, whole."""
     kind, _, rest = name.partition(":")
     folder = ASSETS / f"scorer-{rest}" if kind == "embedded" else Path(rest).expanduser()
     if kind in ("embedded", "local-dir"):
@@ -31,6 +30,6 @@ def scorer_bytes(name: str, dtype: torch.dtype) -> tuple[int, int]:
     size, context = model.visual.image_size, settings["text_cfg"].get("context_length", 77)
     height, width = size if isinstance(size, tuple) else (size, size)
     with mode, LiveBytes(model) as live, torch.no_grad():
-        model.encode_image(torch.empty(IMAGES, 3, height, width, dtype=dtype))
+        model.encode_image(torch.empty(BATCH, 3, height, width, dtype=dtype))
         model.encode_text(torch.zeros(TEXTS, context, dtype=torch.long))
     return sum(p.nbytes for p in model.parameters()), live.peak
